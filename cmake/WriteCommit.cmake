@@ -1,0 +1,18 @@
+# Writes HEADER with the commit of the tree SOURCE, if it changed. Run by every build.
+set(commit "unknown")
+find_program(git git)
+if(git)
+  execute_process(COMMAND ${git} -C ${SOURCE} describe --always --dirty --abbrev=12
+    OUTPUT_VARIABLE found OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+  if(NOT failed AND found MATCHES "^[0-9A-Za-z._-]+$")
+    set(commit ${found})
+  endif()
+endif()
+set(text "#pragma once\n#define DECANT_COMMIT \"${commit}\"\n")
+set(before "")
+if(EXISTS ${HEADER})
+  file(READ ${HEADER} before)
+endif()
+if(NOT text STREQUAL before)
+  file(WRITE ${HEADER} "${text}")
+endif()
