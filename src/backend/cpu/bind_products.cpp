@@ -21,11 +21,12 @@ int64_t panel_rows(int64_t rows, int threads) {
   return std::min(kPanelRows, round_up(div_up<int64_t>(rows, int64_t{8} * threads), kRowGranule));
 }
 
-/// Weight rows of a task that streams them once. The first rows of a task come without having been
-/// asked for ahead, so tasks are long, but several for each thread.
-int64_t stream_rows(const MatrixView& w, int threads) {
+/// Weight rows of a task that streams them once, where `matrices` of a kind are streamed in one
+/// phase. The first rows of a task come without having been asked for long ahead, so tasks are
+/// long, but several for each thread.
+int64_t stream_rows(const MatrixView& w, int threads, int64_t matrices = 1) {
   const int64_t row = w.format.row_bytes(w.cols);
-  const int64_t share = w.rows * row / (int64_t{8} * threads);
+  const int64_t share = matrices * w.rows * row / (int64_t{8} * threads);
   return std::min(rows_per_tile(row, kRowGranule, std::clamp<int64_t>(share, 64 << 10, 512 << 10)),
                   round_up(w.rows, kRowGranule));
 }
@@ -130,6 +131,10 @@ class QuantizeKernel final : public CpuKernel {
   int64_t per_task_ = 1;
 };
 
+constexpr int32_t kNoExpert = -1;
+
+/// The plan of a routing: where the pairs of each expert begin [E + 1], the pairs and their tokens by
+/// expert [pairs each], the experts that were chosen, ascending, then kNoExpert [min(pairs, E)].
 class PlanKernel final : public CpuKernel {
  public:
   explicit PlanKernel(const BindContext& c)
@@ -143,14 +148,16 @@ class PlanKernel final : public CpuKernel {
     int32_t* offsets = plan_;
     int32_t* pairs = plan_ + experts_ + 1;
     int32_t* tokens = pairs + capacity_;
+    int32_t* chosen = tokens + capacity_;
     std::fill_n(offsets, experts_ + 1, 0);
     for (int64_t n = 0; n < rows; ++n)
       for (int64_t k = 0; k < slots; ++k) ++offsets[ids_.int_row(n)[k] + 1];
     distinct_ = 0;
     for (int64_t e = 0; e < experts_; ++e) {
-      distinct_ += offsets[e + 1] > 0 ? 1 : 0;
+      if (offsets[e + 1] > 0) chosen[distinct_++] = static_cast<int32_t>(e);
       offsets[e + 1] += offsets[e];
     }
+    for (int64_t i = distinct_; i < std::min(rows * slots, experts_); ++i) chosen[i] = kNoExpert;
     // Counting sort; offsets are walked forward and restored afterwards.
     for (int64_t n = 0; n < rows; ++n)
       for (int64_t k = 0; k < slots; ++k) {
@@ -189,7 +196,7 @@ class ExpertKernel final : public CpuKernel {
                   "expert rows lie side by side");
     if (int8_)
       quantized_ = QuantizedRows::over(c.inputs[0].data, x_.shape.count() / w.cols, w.cols);
-    decode_rows_ = stream_rows(w, c.threads);
+    decode_rows_ = stream_rows(w, c.threads, ids_.width);
     panel_rows_ = panel_rows(w.rows, c.threads);
   }
   int64_t tiles(const StepContext& context, int) override {
@@ -197,15 +204,15 @@ class ExpertKernel final : public CpuKernel {
     const bool many = context.live(ids_) * ids_.width > kManyTokens * table_.experts();
     rows_per_task_ = many ? panel_rows_ : decode_rows_;
     tasks_ = div_up(table_.view().rows, rows_per_task_);
-    return table_.experts() * tasks_;
+    return std::min(context.live(ids_) * ids_.width, table_.experts()) * tasks_;
   }
   void run(const StepContext&, int, int64_t tile, Scratch& scratch) override {
-    const int64_t expert = tile / tasks_;
-    const int32_t begin = plan_[expert], end = plan_[expert + 1];
-    if (begin == end) return;
-    const MatrixView& w = table_.views[static_cast<size_t>(expert)];
     const int32_t* pairs = plan_ + table_.experts() + 1;
     const int32_t* tokens = pairs + capacity_;
+    const int32_t expert = tokens[capacity_ + tile / tasks_];
+    if (expert == kNoExpert) return;
+    const int32_t begin = plan_[expert], end = plan_[expert + 1];
+    const MatrixView& w = table_.views[static_cast<size_t>(expert)];
     const RowMap map{end - begin, (per_slot_ ? pairs : tokens) + begin, pairs + begin};
     const int64_t first = tile % tasks_ * rows_per_task_,
                   last = std::min(w.rows, first + rows_per_task_);

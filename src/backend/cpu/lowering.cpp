@@ -1,5 +1,6 @@
 #include "backend/cpu/lowering.h"
 
+#include <algorithm>
 #include <array>
 #include <map>
 
@@ -56,7 +57,8 @@ class ExpertPlan final : public LoweredOp {
   using LoweredOp::LoweredOp;
   std::vector<ValueType> infer(const Graph& graph, const Node& node) const override {
     const int64_t pairs = graph.value(node.inputs[0]).type.shape.count();
-    return {{DType::kI32, Shape{node.as<PlanParams>().experts + 1 + 2 * pairs}, Rows::kFixed}};
+    const int64_t experts = node.as<PlanParams>().experts;
+    return {{DType::kI32, Shape{experts + 1 + 2 * pairs + std::min(pairs, experts)}, Rows::kFixed}};
   }
   Cost cost(const Graph&, const Node&, const StepStats&) const override { return {}; }
 };

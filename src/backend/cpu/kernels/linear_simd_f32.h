@@ -41,6 +41,14 @@ inline Lanes lanes_widen_e4m3(const uint8_t* p) {
 inline __m256 lanes_half_sum(Lanes a) {
   return _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
 }
+/// What one register holds of sixteen lanes.
+using LanePart = __m512;
+inline LanePart part_zero() { return _mm512_setzero_ps(); }
+inline LanePart part_load(const float* p) { return _mm512_loadu_ps(p); }
+inline LanePart part_load(const float* p, int64_t count) { return lanes_load(p, count).v; }
+inline void part_store(float* p, LanePart a) { _mm512_storeu_ps(p, a); }
+inline LanePart part_fma(LanePart a, LanePart b, LanePart c) { return _mm512_fmadd_ps(a, b, c); }
+constexpr int kLaneParts = 1;
 constexpr int kDotW = 4;
 constexpr int kDotX = 4;
 #else
@@ -82,7 +90,18 @@ inline Lanes lanes_widen_e4m3(const uint8_t* p) {
           _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), up)};
 }
 inline __m256 lanes_half_sum(Lanes a) { return _mm256_add_ps(a.low, a.high); }
-constexpr int kDotW = 2;
+using LanePart = __m256;
+inline LanePart part_zero() { return _mm256_setzero_ps(); }
+inline LanePart part_load(const float* p) { return _mm256_loadu_ps(p); }
+inline LanePart part_load(const float* p, int64_t count) {
+  const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i live = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), index);
+  return _mm256_maskload_ps(p, live);
+}
+inline void part_store(float* p, LanePart a) { _mm256_storeu_ps(p, a); }
+inline LanePart part_fma(LanePart a, LanePart b, LanePart c) { return _mm256_fmadd_ps(a, b, c); }
+constexpr int kLaneParts = 2;
+constexpr int kDotW = 4;
 constexpr int kDotX = 3;
 #endif
 
@@ -207,7 +226,7 @@ void stream_dense(const Planes& w, const float* x, float* y, int64_t row_begin, 
     int64_t c = 0;
     for (; c + kLine <= whole; c += kLine) {
       for (int r = 0; r < kRows; ++r)
-        _mm_prefetch(reinterpret_cast<const char*>(next + r * 64), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(next + r * 64), _MM_HINT_T1);
       next += kRows * 64;
       for (int64_t k = c; k < c + kLine; k += 16) {
         const Lanes in = lanes_load(x + k);
@@ -251,10 +270,10 @@ inline void stream_mxfp8(const Planes& w, const float* x, float* y, int64_t row_
     const uint8_t* next_scales = s[0] + kRows * w.scale_row_bytes;
     for (int64_t c = 0; c < w.cols; c += 32) {
       for (int at = 0; at < kRows * 32; at += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(next + at), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(next + at), _MM_HINT_T1);
       next += kRows * 32;
       if (c % 512 == 0) {
-        _mm_prefetch(reinterpret_cast<const char*>(next_scales), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(next_scales), _MM_HINT_T1);
         next_scales += kRows * 16;
       }
       for (int r = 0; r < kRows; ++r) {
@@ -268,36 +287,50 @@ inline void stream_mxfp8(const Planes& w, const float* x, float* y, int64_t row_
   }
 }
 
+/// Keeps what was loaded in a register: GCC otherwise loads it again for each of its products, and
+/// waits for the loads.
+inline void keep(LanePart& v) { asm("" : "+x"(v)); }
+
 constexpr int64_t kDotCols = 256;  // columns of a decoded panel
 constexpr int64_t kDotRows = 16;   // its rows
 constexpr int64_t kDotSlice = 48;  // rows of x whose lanes are kept between panels
 
-/// lanes[r * kDotSlice + i] += panel row r times row i of x, over `cols` columns.
+/// lanes[r * kDotSlice + i] += panel row r times row i of x, over `cols` columns. Lanes pass through
+/// in parts of one register, so that the sums, kX of x and one of the panel fill the register file.
 template <int kW, int kX>
 inline void dot_tile(const float* panel, int64_t cols, const float* const* x, bool first,
                      float* lanes) {
-  Lanes acc[kW][kX];
-  for (int r = 0; r < kW; ++r)
-    for (int i = 0; i < kX; ++i)
-      acc[r][i] = first ? lanes_zero() : lanes_load(lanes + (r * kDotSlice + i) * 16);
+  constexpr int64_t kStep = 16 / kLaneParts;
   const int64_t whole = cols / 16 * 16;
-  for (int64_t c = 0; c < whole; c += 16) {
-    Lanes w[kW];
-    for (int r = 0; r < kW; ++r) w[r] = lanes_load(panel + r * kDotCols + c);
-    for (int i = 0; i < kX; ++i) {
-      const Lanes in = lanes_load(x[i] + c);
-      for (int r = 0; r < kW; ++r) acc[r][i] = lanes_fma(w[r], in, acc[r][i]);
+  for (int64_t part = 0; part < 16; part += kStep) {
+    LanePart acc[kW][kX];
+    for (int r = 0; r < kW; ++r)
+      for (int i = 0; i < kX; ++i)
+        acc[r][i] = first ? part_zero() : part_load(lanes + (r * kDotSlice + i) * 16 + part);
+    for (int64_t c = part; c < whole; c += 16) {
+      LanePart in[kX];
+      for (int i = 0; i < kX; ++i) {
+        in[i] = part_load(x[i] + c);
+        keep(in[i]);
+      }
+      for (int r = 0; r < kW; ++r) {
+        const LanePart w = part_load(panel + r * kDotCols + c);
+        for (int i = 0; i < kX; ++i) acc[r][i] = part_fma(w, in[i], acc[r][i]);
+      }
     }
-  }
-  if (whole < cols) {
-    for (int i = 0; i < kX; ++i) {
-      const Lanes in = lanes_load(x[i] + whole, cols - whole);
-      for (int r = 0; r < kW; ++r)
-        acc[r][i] = lanes_fma(lanes_load(panel + r * kDotCols + whole), in, acc[r][i]);
+    // The panel goes on with zeros, x does not.
+    if (const int64_t rest = smaller(cols - whole - part, kStep); rest > 0) {
+      const int64_t c = whole + part;
+      for (int i = 0; i < kX; ++i) {
+        const LanePart in = part_load(x[i] + c, rest);
+        for (int r = 0; r < kW; ++r)
+          acc[r][i] = part_fma(part_load(panel + r * kDotCols + c), in, acc[r][i]);
+      }
     }
+    for (int r = 0; r < kW; ++r)
+      for (int i = 0; i < kX; ++i)
+        part_store(lanes + (r * kDotSlice + i) * 16 + part, acc[r][i]);
   }
-  for (int r = 0; r < kW; ++r)
-    for (int i = 0; i < kX; ++i) lanes_store(lanes + (r * kDotSlice + i) * 16, acc[r][i]);
 }
 
 template <int kX>

@@ -261,11 +261,12 @@ struct StreamStep {
   }
 };
 
-/// Asks for a plane of the eight rows from `row` on.
+/// Asks for a plane of the eight rows from `row` on, as far as the second level of the cache: the
+/// first has room for few lines that are still on their way, and waits when it is full.
 inline void prefetch_rows(const uint8_t* plane, int64_t row_bytes, int64_t row, int64_t end) {
   const int64_t last = smaller(row + 8, end) * row_bytes;
   for (int64_t at = row * row_bytes; at < last; at += 64)
-    _mm_prefetch(reinterpret_cast<const char*>(plane + at), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(plane + at), _MM_HINT_T1);
 }
 
 template <int kCode, int kGroup, int kX>
@@ -283,6 +284,10 @@ void stream(const Planes& w, const QuantizedRows& x, const RowMap& map, int64_t 
   for (int i = 0; i < kX; ++i)
     out[i] = y + (map.y_rows != nullptr ? map.y_rows[first + i] : first + i) * y_stride;
 
+  // On their way while x is laid out.
+  prefetch_rows(w.data, w.row_bytes, row_begin, row_end);
+  prefetch_rows(w.scales, w.scale_row_bytes, row_begin, row_end);
+  if constexpr (kCode != kE2m1) prefetch_rows(w.biases, w.scale_row_bytes, row_begin, row_end);
   for (int64_t c0 = 0; c0 < w.cols; c0 += kStreamBlock) {
     const int64_t cols = smaller(kStreamBlock, w.cols - c0);
     const int64_t x_groups = cols / 32;
@@ -331,7 +336,7 @@ void stream(const Planes& w, const QuantizedRows& x, const RowMap& map, int64_t 
       for (; j + Step::kStep <= x_groups; j += Step::kStep) {
         Step::run(p, in, j, j * 32 / kGroup, Step::kStep * 32 / kGroup, scales, biases, acc);
         for (int at = 0; at < 8 * Step::kStepBytes; at += 64)
-          _mm_prefetch(reinterpret_cast<const char*>(next + at), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(next + at), _MM_HINT_T1);
         next += 8 * Step::kStepBytes;
         for (int r = 0; r < 8; ++r) p[r] += Step::kStepBytes;
       }
