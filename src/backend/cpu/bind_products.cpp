@@ -133,8 +133,8 @@ class QuantizeKernel final : public CpuKernel {
 
 constexpr int32_t kNoExpert = -1;
 
-/// The plan of a routing: where the pairs of each expert begin [E + 1], the pairs and their tokens by
-/// expert [pairs each], the experts that were chosen, ascending, then kNoExpert [min(pairs, E)].
+/// The plan of a routing: where the pairs of each expert begin [E + 1], the pairs and their tokens
+/// by expert [pairs each], the experts that were chosen, ascending, then kNoExpert [min(pairs, E)].
 class PlanKernel final : public CpuKernel {
  public:
   explicit PlanKernel(const BindContext& c)

@@ -295,8 +295,9 @@ constexpr int64_t kDotCols = 256;  // columns of a decoded panel
 constexpr int64_t kDotRows = 16;   // its rows
 constexpr int64_t kDotSlice = 48;  // rows of x whose lanes are kept between panels
 
-/// lanes[r * kDotSlice + i] += panel row r times row i of x, over `cols` columns. Lanes pass through
-/// in parts of one register, so that the sums, kX of x and one of the panel fill the register file.
+/// lanes[r * kDotSlice + i] += panel row r times row i of x, over `cols` columns. Lanes pass
+/// through in parts of one register, so that the sums, kX of x and one of the panel fill the
+/// register file.
 template <int kW, int kX>
 inline void dot_tile(const float* panel, int64_t cols, const float* const* x, bool first,
                      float* lanes) {
@@ -328,8 +329,7 @@ inline void dot_tile(const float* panel, int64_t cols, const float* const* x, bo
       }
     }
     for (int r = 0; r < kW; ++r)
-      for (int i = 0; i < kX; ++i)
-        part_store(lanes + (r * kDotSlice + i) * 16 + part, acc[r][i]);
+      for (int i = 0; i < kX; ++i) part_store(lanes + (r * kDotSlice + i) * 16 + part, acc[r][i]);
   }
 }
 
