@@ -114,7 +114,7 @@ std::unique_ptr<Tower> make_gemma3n_vision(const ConfigReader& top, int64_t hidd
   const WeightScope model = root / "model";
   const bool stored =
       (model / "vision_tower" / "timm_model" / "conv_stem" / "conv").has("weight") ||
-      (model / "embed_vision" / "embedding_projection").has("weight");
+      (model / "embed_vision" / "embedding").has("weight");
   if (!stored || !top.has("vision_config")) return nullptr;
   auto tower = std::make_unique<Gemma3nVision>(top.object("vision_config"), hidden, root);
   media.image_token = static_cast<int32_t>(top.in_range_or("image_token_id", 262145, 0, INT32_MAX));

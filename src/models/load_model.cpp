@@ -32,14 +32,16 @@ Json read_config(const fs::path& path) {
   return read_json_file(path);
 }
 
-// Parameters by which families see that a checkpoint has a tower.
+// Parameters by which families see that a checkpoint has a tower. None for the pictures of gemma3n:
+// the shapes of its MobileNet stand in a checkpoint only.
 constexpr const char* kTowerProbes[] = {
     "model.vision_tower.patch_embedder.input_proj.weight",
     "model.vision_embedder.patch_dense.weight",
     "model.embed_vision.embedding_projection.weight",
     "model.visual.patch_embed.proj.weight",
-    "model.audio_tower.output_proj.weight",
+    "model.audio_tower.subsample_conv_projection.input_proj_linear.weight",
     "model.embed_audio.embedding_projection.weight",
+    "model.embed_audio.embedding.weight",
 };
 
 class TemporaryFolder {

@@ -238,6 +238,25 @@ TEST(Qwen3, DropsTheHeadOfATiedModel) {
   EXPECT_THAT(model_error([&] { load_model(folder.path()); }), HasSubstr("generation_config.json"));
 }
 
+TEST(LoadDummy, BringsTheTowersWhoseSizesStandInTheConfig) {
+  struct Case {
+    const char* folder;
+    bool pictures, sounds;
+  };
+  for (const Case& c : {Case{"zoo/gemma4_e2b", true, true}, Case{"zoo/gemma4_dense", true, false},
+                        Case{"zoo/gemma4_unified", true, true},
+                        Case{"zoo/gemma3n_audio", false, true}, Case{"zoo/gemma3n", false, true},
+                        Case{"zoo/qwen3_5", true, false}, Case{"zoo/qwen3", false, false}}) {
+    const auto folder = std::filesystem::path(DECANT_TEST_DATA) / c.folder;
+    const LoadedModel loaded = load_dummy(folder, {.towers = true});
+    EXPECT_EQ(loaded.model->tower(Medium::kImage) != nullptr, c.pictures) << c.folder;
+    EXPECT_EQ(loaded.model->tower(Medium::kAudio) != nullptr, c.sounds) << c.folder;
+    const LoadedModel text = load_dummy(folder);
+    EXPECT_EQ(text.model->tower(Medium::kImage), nullptr) << c.folder;
+    EXPECT_EQ(text.model->tower(Medium::kAudio), nullptr) << c.folder;
+  }
+}
+
 TEST(LoadDummy, RunsEveryFamilyInEveryFormat) {
   const auto backend = make_reference_backend();
   for (const char* name :
