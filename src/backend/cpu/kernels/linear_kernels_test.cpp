@@ -368,41 +368,46 @@ TEST_P(LinearKernelsTest, DoubledExtremesDoNotSaturate) {
   }
 }
 
-// Every element code under every scale code, NaN, infinity and subnormal scales among them.
+// Every element code under every scale code, NaN, infinity and subnormal scales among them; and
+// again without elements that are NaN.
 TEST_P(LinearKernelsTest, DecodesEveryCodeUnderEveryScaleAsTheReference) {
-  for (const Format& format : micro_formats()) {
-    SCOPED_TRACE(describe(format));
-    const int64_t cols = 256;
-    Matrix w(format, 256, cols, 31);
-    for (int64_t r = 0; r < 256; ++r) {
-      for (int64_t c = 0; c < cols * format.bits / 8; ++c)
-        w.data.data()[r * cols * format.bits / 8 + c] = static_cast<std::byte>(c * 2 + r);
-      for (int64_t g = 0; g < cols / format.group; ++g)
-        w.scales.data()[r * (cols / format.group) + g] = static_cast<std::byte>(r + g * 51);
-      Floats ours(static_cast<size_t>(cols));
-      Floats expected(ours.size());
-      kernels().decode_row(w.view, r, ours.data());
-      dequantize_row(w.view, r, expected.data());
-      EXPECT_SAME_BITS(ours, expected);
+  for (const Format& format : micro_formats())
+    for (const bool nan : {true, false}) {
+      SCOPED_TRACE(describe(format));
+      const int64_t cols = 256;
+      Matrix w(format, 256, cols, 31);
+      for (int64_t r = 0; r < 256; ++r) {
+        for (int64_t c = 0; c < cols * format.bits / 8; ++c) {
+          auto code = static_cast<uint8_t>(c * 2 + r);
+          if (!nan && (code & 0x7Fu) == 0x7Fu) code ^= 1u;
+          w.data.data()[r * cols * format.bits / 8 + c] = static_cast<std::byte>(code);
+        }
+        for (int64_t g = 0; g < cols / format.group; ++g)
+          w.scales.data()[r * (cols / format.group) + g] = static_cast<std::byte>(r + g * 51);
+        Floats ours(static_cast<size_t>(cols));
+        Floats expected(ours.size());
+        kernels().decode_row(w.view, r, ours.data());
+        dequantize_row(w.view, r, expected.data());
+        EXPECT_SAME_BITS(ours, expected);
+      }
+      // The products take them without a trap, as the portable kernels do: NaN where it is due.
+      const Floats values = activations(2, cols, 32);
+      const Quantized x(kernels(), values, 2, cols);
+      for (const int64_t count : {1, 2}) {
+        const auto same = [&](const Floats& a, const Floats& b) {
+          for (size_t i = 0; i < a.size(); ++i)
+            if (!(std::isnan(a[i]) && std::isnan(b[i]))) {
+              ASSERT_EQ(std::bit_cast<uint32_t>(a[i]), std::bit_cast<uint32_t>(b[i])) << i;
+            }
+        };
+        const RowMap map{count, nullptr, nullptr};
+        same(run_f32(kernels(), w.view, values, map, 0, 256, count),
+             run_f32(portable(), w.view, values, map, 0, 256, count));
+        if (int8_supported(format, cols))
+          same(run_int8(kernels(), w.view, x, map, 0, 256, count),
+               run_int8(portable(), w.view, x, map, 0, 256, count));
+      }
     }
-    // The products take them without a trap, as the portable kernels do: NaN where it is due.
-    const Floats values = activations(2, cols, 32);
-    const Quantized x(kernels(), values, 2, cols);
-    for (const int64_t count : {1, 2}) {
-      const auto same = [&](const Floats& a, const Floats& b) {
-        for (size_t i = 0; i < a.size(); ++i)
-          if (!(std::isnan(a[i]) && std::isnan(b[i]))) {
-            ASSERT_EQ(std::bit_cast<uint32_t>(a[i]), std::bit_cast<uint32_t>(b[i])) << i;
-          }
-      };
-      const RowMap map{count, nullptr, nullptr};
-      same(run_f32(kernels(), w.view, values, map, 0, 256, count),
-           run_f32(portable(), w.view, values, map, 0, 256, count));
-      if (int8_supported(format, cols))
-        same(run_int8(kernels(), w.view, x, map, 0, 256, count),
-             run_int8(portable(), w.view, x, map, 0, 256, count));
-    }
-  }
 }
 
 TEST_P(LinearKernelsTest, QuantizesRowsAsTheContractSays) {

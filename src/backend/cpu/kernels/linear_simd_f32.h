@@ -1,5 +1,8 @@
 #pragma once
 
+#include <algorithm>
+#include <bit>
+
 #include "backend/cpu/kernels/linear_simd_base.h"
 
 // The float32 products: sixteen lanes per output, whatever the width of a register.
@@ -15,6 +18,13 @@ inline __m256i half_e4m3(const uint8_t* p) {
                                        _mm256_set1_epi16(0x4180));
   const __m256i sign = _mm256_and_si256(v, _mm256_set1_epi16(-0x8000));
   return _mm256_or_si256(_mm256_xor_si256(_mm256_slli_epi16(magnitude, 7), nan), sign);
+}
+
+/// The same in three instructions, but for NaN, which becomes that of 480.
+inline __m256i half_number_e4m3(const uint8_t* p) {
+  // Sign extension leaves a copy of the sign below it.
+  return _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(load128(p)), 7),
+                          _mm256_set1_epi16(-0x4001));
 }
 
 /// Sixteen floats.
@@ -35,9 +45,7 @@ inline Lanes lanes_widen_bf16(const uint8_t* p) {
 inline Lanes lanes_widen_f16(const uint8_t* p) { return {_mm512_cvtph_ps(load256(p))}; }
 inline Lanes lanes_set(float v) { return {_mm512_set1_ps(v)}; }
 inline Lanes lanes_mul(Lanes a, Lanes b) { return {_mm512_mul_ps(a.v, b.v)}; }
-inline Lanes lanes_widen_e4m3(const uint8_t* p) {
-  return {_mm512_mul_ps(_mm512_cvtph_ps(half_e4m3(p)), _mm512_set1_ps(256.0f))};
-}
+inline Lanes lanes_widen_halves(__m256i v) { return {_mm512_cvtph_ps(v)}; }
 inline __m256 lanes_half_sum(Lanes a) {
   return _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
 }
@@ -83,11 +91,9 @@ inline Lanes lanes_set(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)};
 inline Lanes lanes_mul(Lanes a, Lanes b) {
   return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
-inline Lanes lanes_widen_e4m3(const uint8_t* p) {
-  const __m256i half = half_e4m3(p);
-  const __m256 up = _mm256_set1_ps(256.0f);
-  return {_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), up),
-          _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), up)};
+inline Lanes lanes_widen_halves(__m256i v) {
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(v)),
+          _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1))};
 }
 inline __m256 lanes_half_sum(Lanes a) { return _mm256_add_ps(a.low, a.high); }
 using LanePart = __m256;
@@ -251,37 +257,69 @@ void stream_dense(const Planes& w, const float* x, float* y, int64_t row_begin, 
   }
 }
 
-/// One row of x and mxfp8 weights: four weight rows at a time. Elements and scales are decoded as
-/// decode_micro does, on the way to the sum.
+/// Four rows of mxfp8 weights times one row of x: elements and scales are decoded as decode_micro
+/// does, on the way to the sums. kAny: whatever the codes are. Otherwise by way of elements 2^8 too
+/// small and scales as much too large, which is exact and quick; false where an element is NaN or a
+/// scale too large for that, and the sums are of no use.
+template <bool kAny>
+bool dot_mxfp8(const uint8_t* const* rows, const uint8_t* const* scales, const float* x,
+               int64_t cols, int64_t row_bytes, int64_t scale_row_bytes, Lanes* acc) {
+  constexpr int kRows = 4;
+  constexpr uint8_t kMostScale = 246;
+  const uint8_t* next = rows[0] + kRows * row_bytes;
+  const uint8_t* next_scales = scales[0] + kRows * scale_row_bytes;
+  uint8_t most = 0;
+  __m256i nan = _mm256_setzero_si256();
+  for (int64_t c = 0; c < cols; c += 32) {
+    for (int at = 0; at < kRows * 32; at += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(next + at), _MM_HINT_T1);
+    next += kRows * 32;
+    if (c % 512 == 0) {
+      _mm_prefetch(reinterpret_cast<const char*>(next_scales), _MM_HINT_T1);
+      next_scales += kRows * 16;
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const uint8_t code = scales[r][c / 32];
+      if constexpr (kAny) {
+        const Lanes scale = lanes_set(e8m0_scalar(code));
+        for (int64_t k = c; k < c + 32; k += 16) {
+          const Lanes element =
+              lanes_mul(lanes_widen_halves(half_e4m3(rows[r] + k)), lanes_set(256.0f));
+          acc[r] = lanes_fma(lanes_mul(element, scale), lanes_load(x + k), acc[r]);
+        }
+      } else {
+        const auto codes = load256(rows[r] + c);
+        const auto all = _mm256_set1_epi8(-1);
+        const auto magnitude = _mm256_or_si256(codes, _mm256_set1_epi8(-0x80));
+        nan = _mm256_or_si256(nan, _mm256_cmpeq_epi8(magnitude, all));
+        most = code > most ? code : most;
+        const Lanes scale = lanes_set(std::bit_cast<float>((uint32_t{code} + 8) << 23));
+        for (int64_t k = c; k < c + 32; k += 16)
+          acc[r] = lanes_fma(lanes_mul(lanes_widen_halves(half_number_e4m3(rows[r] + k)), scale),
+                             lanes_load(x + k), acc[r]);
+      }
+    }
+  }
+  return most <= kMostScale && _mm256_testz_si256(nan, nan) != 0;
+}
+
+/// One row of x and mxfp8 weights: four weight rows at a time.
 inline void stream_mxfp8(const Planes& w, const float* x, float* y, int64_t row_begin,
                          int64_t row_end) {
   constexpr int kRows = 4;
   for (int64_t r0 = row_begin; r0 < row_end; r0 += kRows) {
     const uint8_t* p[kRows];
     const uint8_t* s[kRows];
-    Lanes acc[kRows];
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = smaller(r0 + r, row_end - 1);
       p[r] = w.data + row * w.row_bytes;
       s[r] = w.scales + row * w.scale_row_bytes;
-      acc[r] = lanes_zero();
     }
-    const uint8_t* next = p[0] + kRows * w.row_bytes;
-    const uint8_t* next_scales = s[0] + kRows * w.scale_row_bytes;
-    for (int64_t c = 0; c < w.cols; c += 32) {
-      for (int at = 0; at < kRows * 32; at += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(next + at), _MM_HINT_T1);
-      next += kRows * 32;
-      if (c % 512 == 0) {
-        _mm_prefetch(reinterpret_cast<const char*>(next_scales), _MM_HINT_T1);
-        next_scales += kRows * 16;
-      }
-      for (int r = 0; r < kRows; ++r) {
-        const Lanes scale = lanes_set(e8m0_scalar(s[r][c / 32]));
-        for (int64_t k = c; k < c + 32; k += 16)
-          acc[r] =
-              lanes_fma(lanes_mul(lanes_widen_e4m3(p[r] + k), scale), lanes_load(x + k), acc[r]);
-      }
+    Lanes acc[kRows];
+    std::fill_n(acc, kRows, lanes_zero());
+    if (!dot_mxfp8<false>(p, s, x, w.cols, w.row_bytes, w.scale_row_bytes, acc)) {
+      std::fill_n(acc, kRows, lanes_zero());
+      dot_mxfp8<true>(p, s, x, w.cols, w.row_bytes, w.scale_row_bytes, acc);
     }
     for (int r = 0; r < kRows && r0 + r < row_end; ++r) y[r0 + r] = fold_lanes(acc[r]);
   }
