@@ -261,10 +261,14 @@ struct StreamStep {
   }
 };
 
-/// Asks for a plane of the eight rows from `row` on, as far as the second level of the cache: the
+/// Bytes between what is worked on and what is asked for: enough for the latency of memory.
+constexpr int64_t kStreamAhead = 10 << 10;
+
+/// Asks for a plane of `count` rows from `row` on, as far as the second level of the cache: the
 /// first has room for few lines that are still on their way, and waits when it is full.
-inline void prefetch_rows(const uint8_t* plane, int64_t row_bytes, int64_t row, int64_t end) {
-  const int64_t last = smaller(row + 8, end) * row_bytes;
+inline void prefetch_rows(const uint8_t* plane, int64_t row_bytes, int64_t row, int64_t count,
+                          int64_t end) {
+  const int64_t last = smaller(row + count, end) * row_bytes;
   for (int64_t at = row * row_bytes; at < last; at += 64)
     _mm_prefetch(reinterpret_cast<const char*>(plane + at), _MM_HINT_T1);
 }
@@ -284,10 +288,13 @@ void stream(const Planes& w, const QuantizedRows& x, const RowMap& map, int64_t 
   for (int i = 0; i < kX; ++i)
     out[i] = y + (map.y_rows != nullptr ? map.y_rows[first + i] : first + i) * y_stride;
 
+  // Short rows: several times eight of them ahead.
+  const int64_t ahead = 8 * ((kStreamAhead + 8 * w.row_bytes - 1) / (8 * w.row_bytes));
   // On their way while x is laid out.
-  prefetch_rows(w.data, w.row_bytes, row_begin, row_end);
-  prefetch_rows(w.scales, w.scale_row_bytes, row_begin, row_end);
-  if constexpr (kCode != kE2m1) prefetch_rows(w.biases, w.scale_row_bytes, row_begin, row_end);
+  prefetch_rows(w.data, w.row_bytes, row_begin, ahead, row_end);
+  prefetch_rows(w.scales, w.scale_row_bytes, row_begin, ahead, row_end);
+  if constexpr (kCode != kE2m1)
+    prefetch_rows(w.biases, w.scale_row_bytes, row_begin, ahead, row_end);
   for (int64_t c0 = 0; c0 < w.cols; c0 += kStreamBlock) {
     const int64_t cols = smaller(kStreamBlock, w.cols - c0);
     const int64_t x_groups = cols / 32;
@@ -315,8 +322,9 @@ void stream(const Planes& w, const QuantizedRows& x, const RowMap& map, int64_t 
       int64_t rows[8];
       rows_from(r0, row_end, rows);
       decode_scales(w, rows, c0 / w.group, groups, scales, biases, 8);
-      prefetch_rows(w.scales, w.scale_row_bytes, r0 + 8, row_end);
-      if constexpr (kCode != kE2m1) prefetch_rows(w.biases, w.scale_row_bytes, r0 + 8, row_end);
+      prefetch_rows(w.scales, w.scale_row_bytes, r0 + ahead, 8, row_end);
+      if constexpr (kCode != kE2m1)
+        prefetch_rows(w.biases, w.scale_row_bytes, r0 + ahead, 8, row_end);
       const uint8_t* p[8];
       for (int r = 0; r < 8; ++r) p[r] = w.data + rows[r] * w.row_bytes + c0 * width_of(kCode) / 8;
       const int live = static_cast<int>(smaller(8, row_end - r0));
@@ -328,10 +336,10 @@ void stream(const Planes& w, const QuantizedRows& x, const RowMap& map, int64_t 
         for (int r = 0; r < 8; ++r) edge[r] = r < live ? out[i][r0 + r] : 0.0f;
         acc[i] = _mm256_loadu_ps(edge);
       }
-      // Eight streams that end with their row are too much for the processor's prefetcher. The next
-      // eight rows are asked for in the order of their addresses, which it recognises and runs
-      // ahead of.
-      const uint8_t* next = p[0] + 8 * w.row_bytes;
+      // Eight streams that end with their row are too much for the processor's prefetcher. The rows
+      // to come are asked for in the order of their addresses, which it recognises and runs ahead
+      // of.
+      const uint8_t* next = p[0] + ahead * w.row_bytes;
       int64_t j = 0;
       for (; j + Step::kStep <= x_groups; j += Step::kStep) {
         Step::run(p, in, j, j * 32 / kGroup, Step::kStep * 32 / kGroup, scales, biases, acc);
