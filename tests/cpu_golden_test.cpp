@@ -178,15 +178,6 @@ TEST_P(CpuGolden, FeaturesOfPicturesDoNotDependOnThreads) {
   EXPECT_EQ(one, three);
 }
 
-/// Sanitizers look at how memory is used, for which one batch of each kind is enough.
-std::vector<int> row_counts() {
-#if defined(__SANITIZE_ADDRESS__)
-  return {1, 3, 17};
-#else
-  return {1, 2, 3, 8, 17, 64};
-#endif
-}
-
 // A row's logits alone, and among neighbours of other lengths and contents, bit for bit, in both
 // routes.
 TEST_P(CpuGolden, RowsDoNotDependOnTheirNeighbours) {
@@ -216,7 +207,7 @@ TEST_P(CpuGolden, RowsDoNotDependOnTheirNeighbours) {
         return tokens;
       };
       std::vector<std::vector<float>> alone;
-      for (const int rows : row_counts()) {
+      for (int rows : {1, 2, 3, 8, 17, 64}) {
         ModelRunner runner(*backend_, *loaded.model, options, 128, rows);
         for (int i = 0; i < rows; ++i) {
           runner.add_sequence();

@@ -131,24 +131,17 @@ class QuantizeKernel final : public CpuKernel {
   int64_t per_task_ = 1;
 };
 
-constexpr int32_t kNoExpert = -1;
-
-/// The plan of a routing: where the pairs of each expert begin [E + 1], the pairs and their tokens
-/// by expert [pairs each], the experts that were chosen, ascending, then kNoExpert [min(pairs, E)].
 class PlanKernel final : public CpuKernel {
  public:
   explicit PlanKernel(const BindContext& c)
       : ids_(c.inputs[0]),
-        plan_(reinterpret_cast<int32_t*>(c.outputs[0].data)),
         experts_(c.node.as<PlanParams>().experts),
-        capacity_(ids_.shape.count()) {}
+        plan_(RoutingPlan::over(reinterpret_cast<int32_t*>(c.outputs[0].data), experts_,
+                                ids_.shape.count())) {}
   int64_t tiles(const StepContext&, int) override { return 1; }
   void run(const StepContext& context, int, int64_t, Scratch&) override {
     const int64_t rows = context.live(ids_), slots = ids_.width;
-    int32_t* offsets = plan_;
-    int32_t* pairs = plan_ + experts_ + 1;
-    int32_t* tokens = pairs + capacity_;
-    int32_t* chosen = tokens + capacity_;
+    const auto [offsets, pairs, tokens, chosen] = plan_;
     std::fill_n(offsets, experts_ + 1, 0);
     for (int64_t n = 0; n < rows; ++n)
       for (int64_t k = 0; k < slots; ++k) ++offsets[ids_.int_row(n)[k] + 1];
@@ -157,7 +150,8 @@ class PlanKernel final : public CpuKernel {
       if (offsets[e + 1] > 0) chosen[distinct_++] = static_cast<int32_t>(e);
       offsets[e + 1] += offsets[e];
     }
-    for (int64_t i = distinct_; i < std::min(rows * slots, experts_); ++i) chosen[i] = kNoExpert;
+    for (int64_t i = distinct_; i < std::min(rows * slots, experts_); ++i)
+      chosen[i] = RoutingPlan::kNoExpert;
     // Counting sort; offsets are walked forward and restored afterwards.
     for (int64_t n = 0; n < rows; ++n)
       for (int64_t k = 0; k < slots; ++k) {
@@ -173,9 +167,8 @@ class PlanKernel final : public CpuKernel {
 
  private:
   TensorRef ids_;
-  int32_t* plan_;
   int64_t experts_;
-  int64_t capacity_;
+  RoutingPlan plan_;
   int64_t distinct_ = 0;
 };
 
@@ -188,8 +181,8 @@ class ExpertKernel final : public CpuKernel {
         x_(c.inputs[1]),
         ids_(c.inputs[2]),
         y_(c.outputs[0]),
-        plan_(reinterpret_cast<const int32_t*>(c.inputs[3].data)),
-        capacity_(ids_.shape.count()) {
+        plan_(RoutingPlan::over(reinterpret_cast<int32_t*>(c.inputs[3].data), table_.experts(),
+                                ids_.shape.count())) {
     const MatrixView& w = table_.view();
     per_slot_ = x_.shape.rank() == 3;
     DECANT_ASSERT(y_.contiguous() && (!per_slot_ || x_.contiguous()),
@@ -207,13 +200,12 @@ class ExpertKernel final : public CpuKernel {
     return std::min(context.live(ids_) * ids_.width, table_.experts()) * tasks_;
   }
   void run(const StepContext&, int, int64_t tile, Scratch& scratch) override {
-    const int32_t* pairs = plan_ + table_.experts() + 1;
-    const int32_t* tokens = pairs + capacity_;
-    const int32_t expert = tokens[capacity_ + tile / tasks_];
-    if (expert == kNoExpert) return;
-    const int32_t begin = plan_[expert], end = plan_[expert + 1];
+    const int32_t expert = plan_.chosen[tile / tasks_];
+    if (expert == RoutingPlan::kNoExpert) return;
+    const int32_t begin = plan_.offsets[expert], end = plan_.offsets[expert + 1];
     const MatrixView& w = table_.views[static_cast<size_t>(expert)];
-    const RowMap map{end - begin, (per_slot_ ? pairs : tokens) + begin, pairs + begin};
+    const RowMap map{end - begin, (per_slot_ ? plan_.pairs : plan_.tokens) + begin,
+                     plan_.pairs + begin};
     const int64_t first = tile % tasks_ * rows_per_task_,
                   last = std::min(w.rows, first + rows_per_task_);
     float* y = y_.row(0);
@@ -230,8 +222,7 @@ class ExpertKernel final : public CpuKernel {
   const Weight& table_;
   bool int8_;
   TensorRef x_, ids_, y_;
-  const int32_t* plan_;
-  int64_t capacity_;
+  RoutingPlan plan_;
   bool per_slot_ = false;
   QuantizedRows quantized_;
   int64_t decode_rows_ = 0;

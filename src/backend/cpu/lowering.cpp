@@ -57,8 +57,8 @@ class ExpertPlan final : public LoweredOp {
   using LoweredOp::LoweredOp;
   std::vector<ValueType> infer(const Graph& graph, const Node& node) const override {
     const int64_t pairs = graph.value(node.inputs[0]).type.shape.count();
-    const int64_t experts = node.as<PlanParams>().experts;
-    return {{DType::kI32, Shape{experts + 1 + 2 * pairs + std::min(pairs, experts)}, Rows::kFixed}};
+    return {{DType::kI32, Shape{RoutingPlan::count(node.as<PlanParams>().experts, pairs)},
+             Rows::kFixed}};
   }
   Cost cost(const Graph&, const Node&, const StepStats&) const override { return {}; }
 };

@@ -29,6 +29,8 @@ inline __m256i half_number_e4m3(const uint8_t* p) {
 
 /// Sixteen floats.
 #if defined(__AVX512VNNI__)
+/// One register of them: all sixteen here, half of them without AVX-512.
+using LanePart = __m512;
 struct Lanes {
   __m512 v;
 };
@@ -49,8 +51,6 @@ inline Lanes lanes_widen_halves(__m256i v) { return {_mm512_cvtph_ps(v)}; }
 inline __m256 lanes_half_sum(Lanes a) {
   return _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
 }
-/// What one register holds of sixteen lanes.
-using LanePart = __m512;
 inline LanePart part_zero() { return _mm512_setzero_ps(); }
 inline LanePart part_load(const float* p) { return _mm512_loadu_ps(p); }
 inline LanePart part_load(const float* p, int64_t count) { return lanes_load(p, count).v; }
@@ -60,6 +60,16 @@ constexpr int kLaneParts = 1;
 constexpr int kDotW = 4;
 constexpr int kDotX = 4;
 #else
+using LanePart = __m256;
+inline LanePart part_zero() { return _mm256_setzero_ps(); }
+inline LanePart part_load(const float* p) { return _mm256_loadu_ps(p); }
+inline LanePart part_load(const float* p, int64_t count) {
+  const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i live = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), index);
+  return _mm256_maskload_ps(p, live);
+}
+inline void part_store(float* p, LanePart a) { _mm256_storeu_ps(p, a); }
+inline LanePart part_fma(LanePart a, LanePart b, LanePart c) { return _mm256_fmadd_ps(a, b, c); }
 struct Lanes {
   __m256 low;
   __m256 high;
@@ -67,12 +77,7 @@ struct Lanes {
 inline Lanes lanes_zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Lanes lanes_load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline Lanes lanes_load(const float* p, int64_t count) {
-  const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const int n = static_cast<int>(count);
-  const __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32(n), index);
-  const __m256i high = _mm256_cmpgt_epi32(_mm256_set1_epi32(n - 8), index);
-  return {_mm256_maskload_ps(p, low),
-          n > 8 ? _mm256_maskload_ps(p + 8, high) : _mm256_setzero_ps()};
+  return {part_load(p, count), count > 8 ? part_load(p + 8, count - 8) : part_zero()};
 }
 inline void lanes_store(float* p, Lanes a) {
   _mm256_storeu_ps(p, a.low);
@@ -96,16 +101,6 @@ inline Lanes lanes_widen_halves(__m256i v) {
           _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1))};
 }
 inline __m256 lanes_half_sum(Lanes a) { return _mm256_add_ps(a.low, a.high); }
-using LanePart = __m256;
-inline LanePart part_zero() { return _mm256_setzero_ps(); }
-inline LanePart part_load(const float* p) { return _mm256_loadu_ps(p); }
-inline LanePart part_load(const float* p, int64_t count) {
-  const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256i live = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), index);
-  return _mm256_maskload_ps(p, live);
-}
-inline void part_store(float* p, LanePart a) { _mm256_storeu_ps(p, a); }
-inline LanePart part_fma(LanePart a, LanePart b, LanePart c) { return _mm256_fmadd_ps(a, b, c); }
 constexpr int kLaneParts = 2;
 constexpr int kDotW = 4;
 constexpr int kDotX = 3;
