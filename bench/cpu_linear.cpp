@@ -163,7 +163,7 @@ int run(const Options& options) {
   for (const int bits : {4, 8, 1, 2, 3, 5, 6})
     for (const auto& [rows, cols] :
          {std::pair{64, 1024}, {64, 2560}, {64, 4096}, {256, 4096}, {384, 2560}, {4096, 4096}})
-      for (const int64_t count : {1, 2, 4, 8, 64, 512})
+      for (const int64_t count : {1, 2, 4, 8, 16, 64, 512})
         cases.push_back({Format::affine(bits, 64), true, rows, cols, count});
   for (const auto& [rows, cols] :
        {std::pair{9728, 2560}, {2560, 9728}, {4096, 2560}, {3072, 1024}, {1024, 3072}})

@@ -11,46 +11,11 @@
 #include <cstring>
 
 #include "backend/cpu/kernels/linear_internal.h"
+#include "backend/cpu/kernels/linear_simd_vec.h"
+#include "backend/cpu/kernels/unroll.h"
 
 namespace decant::cpu::detail {
 namespace {
-
-// Vector of the register tiles: eight or sixteen rows of the weight.
-#if defined(__AVX512VNNI__)
-constexpr bool kVnni = true;
-using IntVec = __m512i;
-using FloatVec = __m512;
-constexpr int kLanes = 16;
-inline IntVec load_int(const void* p) { return _mm512_loadu_si512(p); }
-inline IntVec broadcast_int(const void* p) {
-  int32_t word;
-  std::memcpy(&word, p, 4);
-  return _mm512_set1_epi32(word);
-}
-inline FloatVec to_float(IntVec v) { return _mm512_cvtepi32_ps(v); }
-inline FloatVec load_float_vec(const float* p) { return _mm512_loadu_ps(p); }
-inline void store_float_vec(float* p, FloatVec v) { _mm512_storeu_ps(p, v); }
-inline FloatVec broadcast_float(float v) { return _mm512_set1_ps(v); }
-inline FloatVec fma_vec(FloatVec a, FloatVec b, FloatVec c) { return _mm512_fmadd_ps(a, b, c); }
-inline FloatVec mul_vec(FloatVec a, FloatVec b) { return _mm512_mul_ps(a, b); }
-#else
-constexpr bool kVnni = false;
-using IntVec = __m256i;
-using FloatVec = __m256;
-constexpr int kLanes = 8;
-inline IntVec load_int(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline IntVec broadcast_int(const void* p) {
-  int32_t word;
-  std::memcpy(&word, p, 4);
-  return _mm256_set1_epi32(word);
-}
-inline FloatVec to_float(IntVec v) { return _mm256_cvtepi32_ps(v); }
-inline FloatVec load_float_vec(const float* p) { return _mm256_loadu_ps(p); }
-inline void store_float_vec(float* p, FloatVec v) { _mm256_storeu_ps(p, v); }
-inline FloatVec broadcast_float(float v) { return _mm256_set1_ps(v); }
-inline FloatVec fma_vec(FloatVec a, FloatVec b, FloatVec c) { return _mm256_fmadd_ps(a, b, c); }
-inline FloatVec mul_vec(FloatVec a, FloatVec b) { return _mm256_mul_ps(a, b); }
-#endif
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -124,10 +89,9 @@ constexpr int width_of(int code) { return code == kE2m1 ? 4 : code; }
 constexpr int most_of(int code) { return code == kE2m1 ? 24 : (1 << code) - 1; }
 constexpr int offset_of(int code) { return code == kE2m1 ? 12 : code == 8 ? 128 : 0; }
 
-/// The unsigned form of E2M1 codes, one in the low half of each byte.
-inline __m256i lift_e2m1(__m256i codes) {
-  const __m128i table = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
-  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), codes);
+/// The unsigned form of E2M1 codes.
+inline __m128i e2m1_table() {
+  return _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
 }
 
 /// Where unpack() finds the codes of a 1, 2, 3, 5 or 6 bit weight: two codes per 16-bit lane.
@@ -164,7 +128,7 @@ inline __m256i unpack(const uint8_t* p) {
   if constexpr (kBits == 8) {
     return load256(p);
   } else if constexpr (kBits == kE2m1) {
-    return lift_e2m1(unpack<4>(p));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(e2m1_table()), unpack<4>(p));
   } else if constexpr (kBits == 4) {
     const __m256i v = _mm256_cvtepu8_epi16(load128(p));
     return _mm256_and_si256(_mm256_or_si256(v, _mm256_slli_epi16(v, 4)), _mm256_set1_epi8(15));
@@ -228,40 +192,58 @@ inline void transpose8(__m256i* r) {
 
 // --- scales ------------------------------------------------------------------------------------
 
-/// One plane of scales of eight rows, groups [begin, begin + count): out[g * stride + row].
+/// One plane of halves of kLanes rows: eight groups from `begin` on, or four: out[g * stride +
+/// row].
+template <bool kEight>
+DECANT_INLINE void decode_halves(const uint8_t* const* rows, DType dtype, int64_t begin, float* out,
+                                 int64_t stride) {
+  IntVec v[4];  // part k of v[i]: row 4 k + i
+  DECANT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    __m128i parts[kParts];
+    DECANT_UNROLL
+    for (int k = 0; k < kParts; ++k) {
+      const uint8_t* p = rows[4 * k + i] + begin * 2;
+      parts[k] = kEight ? load128(p) : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    }
+    v[i] = join_parts(parts);
+  }
+  const IntVec a0 = low_16(v[0], v[1]), a1 = low_16(v[2], v[3]);
+  const IntVec b0 = high_16(v[0], v[1]), b1 = high_16(v[2], v[3]);
+  // Two groups each: four rows of one, then of the other.
+  const IntVec groups[4] = {low_32(a0, a1), high_32(a0, a1), low_32(b0, b1), high_32(b0, b1)};
+  DECANT_UNROLL
+  for (int i = 0; i < (kEight ? 4 : 2); ++i) {
+    FloatVec even, odd;
+    if (dtype == DType::kF16) {
+      const IntVec sorted = part_64(groups[i]);
+      even = lower_halves(sorted);
+      odd = upper_halves(sorted);
+    } else {
+      even = as_float(low_16(zero_int(), groups[i]));
+      odd = as_float(high_16(zero_int(), groups[i]));
+    }
+    store_float_vec(out + 2 * i * stride, even);
+    store_float_vec(out + (2 * i + 1) * stride, odd);
+  }
+}
+
+/// One plane of scales of kLanes rows, groups [begin, begin + count): out[g * stride + row].
 inline void decode_plane(const uint8_t* const* rows, DType dtype, int64_t begin, int64_t count,
                          float* out, int64_t stride) {
   int64_t g = 0;
   if (dtype != DType::kF32) {
-    while (count - g >= 4) {
-      const bool eight = count - g >= 8;
-      __m128i v[8];
-      for (int r = 0; r < 8; ++r) {
-        const uint8_t* p = rows[r] + (begin + g) * 2;
-        v[r] = eight ? load128(p) : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-      }
-      __m128i a[8];
-      for (int r = 0; r < 4; ++r) {
-        a[r] = _mm_unpacklo_epi16(v[2 * r], v[2 * r + 1]);
-        a[r + 4] = _mm_unpackhi_epi16(v[2 * r], v[2 * r + 1]);
-      }
-      for (int half = 0; half < (eight ? 2 : 1); ++half) {
-        const __m128i* h = a + half * 4;
-        const __m128i b0 = _mm_unpacklo_epi32(h[0], h[1]);
-        const __m128i b1 = _mm_unpackhi_epi32(h[0], h[1]);
-        const __m128i b2 = _mm_unpacklo_epi32(h[2], h[3]);
-        const __m128i b3 = _mm_unpackhi_epi32(h[2], h[3]);
-        float* to = out + (g + half * 4) * stride;
-        _mm256_storeu_ps(to, widen_half(_mm_unpacklo_epi64(b0, b2), dtype));
-        _mm256_storeu_ps(to + stride, widen_half(_mm_unpackhi_epi64(b0, b2), dtype));
-        _mm256_storeu_ps(to + 2 * stride, widen_half(_mm_unpacklo_epi64(b1, b3), dtype));
-        _mm256_storeu_ps(to + 3 * stride, widen_half(_mm_unpackhi_epi64(b1, b3), dtype));
-      }
-      g += eight ? 8 : 4;
+    for (; g + 8 <= count; g += 8)
+      decode_halves<true>(rows, dtype, begin + g, out + g * stride, stride);
+    if (g < count && count >= 8) {  // the last eight, some of them again
+      g = count - 8;
+      return decode_halves<true>(rows, dtype, begin + g, out + g * stride, stride);
     }
+    for (; g + 4 <= count; g += 4)
+      decode_halves<false>(rows, dtype, begin + g, out + g * stride, stride);
   }
   for (; g < count; ++g)
-    for (int r = 0; r < 8; ++r) out[g * stride + r] = load_scalar(rows[r], dtype, begin + g);
+    for (int r = 0; r < kLanes; ++r) out[g * stride + r] = load_scalar(rows[r], dtype, begin + g);
 }
 
 /// Eight E4M3 codes as floats. Shifted into halves they are 2^-8 of their value, subnormals too;
@@ -296,7 +278,7 @@ inline __m256 widen_scales(const Planes& w, __m128i codes) {
   return widen_e8m0(codes);
 }
 
-/// The scales of a micro format of eight rows, times `factor`, as decode_plane.
+/// The scales of a micro format of eight rows, times `factor`: out[g * stride + row].
 inline void decode_micro_scales(const Planes& w, const uint8_t* const* rows, int64_t begin,
                                 int64_t count, float factor, float* out, int64_t stride) {
   const __m256 times = _mm256_set1_ps(factor);
@@ -325,31 +307,29 @@ inline void decode_micro_scales(const Planes& w, const uint8_t* const* rows, int
   }
 }
 
-/// Scales and biases of eight rows; 8-bit codes are taken as q - 128, which moves into the bias.
-/// E2M1 is taken doubled, so its scales are halved; it has no biases.
-inline void decode_scales(const Planes& w, const int64_t* rows, int64_t begin, int64_t count,
+/// Scales and biases of kLanes rows from `row` on; past the end those of the last one again. 8-bit
+/// codes are taken as q - 128, which moves into the bias. E2M1 is taken doubled, so its scales are
+/// halved; it has no biases.
+inline void decode_scales(const Planes& w, int64_t row, int64_t end, int64_t begin, int64_t count,
                           float* scales, float* biases, int64_t stride) {
-  const uint8_t* from[8];
+  const uint8_t* from[kLanes];
+  for (int r = 0; r < kLanes; ++r)
+    from[r] = w.scales + smaller(row + r, end - 1) * w.scale_row_bytes;
   if (w.kind != Format::Kind::kAffine) {
-    for (int r = 0; r < 8; ++r) from[r] = w.scales + rows[r] * w.scale_row_bytes;
-    return decode_micro_scales(w, from, begin, count, 0.5f, scales, stride);
+    for (int r = 0; r < kLanes; r += 8)
+      decode_micro_scales(w, from + r, begin, count, 0.5f, scales + r, stride);
+    return;
   }
-  for (int r = 0; r < 8; ++r) from[r] = w.scales + rows[r] * w.scale_row_bytes;
   decode_plane(from, w.dtype, begin, count, scales, stride);
-  for (int r = 0; r < 8; ++r) from[r] = w.biases + rows[r] * w.scale_row_bytes;
+  for (int r = 0; r < kLanes; ++r)
+    from[r] = w.biases + smaller(row + r, end - 1) * w.scale_row_bytes;
   decode_plane(from, w.dtype, begin, count, biases, stride);
   if (w.bits != 8) return;
   for (int64_t g = 0; g < count; ++g) {
-    const __m256 scale = _mm256_loadu_ps(scales + g * stride);
-    const __m256 bias = _mm256_loadu_ps(biases + g * stride);
-    _mm256_storeu_ps(biases + g * stride, _mm256_fmadd_ps(_mm256_set1_ps(128.0f), scale, bias));
+    float* bias = biases + g * stride;
+    store_float_vec(bias, fma_vec(broadcast_float(128.0f), load_float_vec(scales + g * stride),
+                                  load_float_vec(bias)));
   }
-}
-
-/// The eight rows from `row` on; past the end the last one again, so that every load is of bytes
-/// that exist.
-inline void rows_from(int64_t row, int64_t end, int64_t* out) {
-  for (int r = 0; r < 8; ++r) out[r] = smaller(row + r, end - 1);
 }
 
 }  // namespace

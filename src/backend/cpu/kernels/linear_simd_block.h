@@ -1,7 +1,6 @@
 #pragma once
 
 #include "backend/cpu/kernels/linear_simd_base.h"
-#include "backend/cpu/kernels/unroll.h"
 
 // The int8 product for many rows of x. A panel of weight rows by columns is unpacked once into
 // scratch, rows interleaved so that one vector holds four neighbouring columns of each of its rows;
@@ -88,10 +87,6 @@ void pack_x(const QuantizedRows& x, const int64_t* rows, int64_t c0, int64_t gro
     }
   }
 }
-
-/// The value as it stands, in a register. GCC would compute the products of a whole group first,
-/// spill them and add at the end, and load a weight again for every use.
-DECANT_INLINE void pin(IntVec& v) { asm("" : "+x"(v)); }
 
 /// Sums of kCols columns, the whole or half of group `j` of x, for two vectors of weight rows and
 /// four rows of x. `part` counts the sums before it.
@@ -340,14 +335,14 @@ void blocked(const Planes& w, const QuantizedRows& x, const RowMap& map, float* 
       const int64_t groups = cols / kGroup;
       for (int64_t r = r0; r < r1; r += 8) {
         const int64_t t = (r - r0) / kTileRows, part = (r - r0) % kTileRows;
-        int64_t rows[8];
-        rows_from(r, r1, rows);
+        // Past the end the last row again, so that every load is of bytes that exist.
         const uint8_t* p[8];
         for (int k = 0; k < 8; ++k)
-          p[k] = w.data + rows[k] * w.row_bytes + c0 * width_of(kCode) / 8;
+          p[k] = w.data + smaller(r + k, r1 - 1) * w.row_bytes + c0 * width_of(kCode) / 8;
         pack_rows<kCode>(p, cols / 32, s.panel + t * kTileRows * kPanelCols + part * 4);
+        if (part % kLanes != 0) continue;
         const int64_t at = t * kTileRows * BlockScratch::kPanelSums + part;
-        decode_scales(w, rows, c0 / kGroup, groups, s.scales + at, s.biases + at, kTileRows);
+        decode_scales(w, r, r1, c0 / kGroup, groups, s.scales + at, s.biases + at, kTileRows);
       }
       for (int64_t i0 = 0; i0 < map.count; i0 += kBlockX) {
         const int64_t i1 = smaller(i0 + kBlockX, map.count);
