@@ -161,10 +161,10 @@ class Bench(CliTest):
             if row["phase"] == "load":
                 self.assertGreater(row["seconds"], 0)
                 continue
-            self.assertEqual(set(row), {"phase", "batch", "context", "tokens", "tok_s", "gb_s", "share"})
+            self.assertEqual(set(row), {"phase", "batch", "context", "tokens", "tok_s", "gb_s", "probe_gb_s", "share"})
             self.assertGreater(row["tok_s"], 0)
             if row["phase"] == "decode":
-                self.assertAlmostEqual(row["share"], row["gb_s"] / report["probe_gb_s"], places=6)
+                self.assertAlmostEqual(row["share"], row["gb_s"] / row["probe_gb_s"], places=6)
             else:
                 self.assertIsNone(row["share"])
 

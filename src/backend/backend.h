@@ -87,6 +87,15 @@ class Program {
   virtual std::vector<NodeTime> node_times() const { return {}; }
 };
 
+/// Reads memory of the kind that weights lie in, and does nothing else: the yardstick of decode.
+/// Must not outlive its backend, nor run beside a program of it.
+class ReadProbe {
+ public:
+  virtual ~ReadProbe() = default;
+  /// Reads `bytes`, each pass going on where the last one stopped; the seconds it took.
+  virtual double read(int64_t bytes) = 0;
+};
+
 /// Where programs run.
 class Backend {
  public:
@@ -101,6 +110,8 @@ class Backend {
   /// missing.
   virtual std::unique_ptr<Program> compile(const Graph& graph, Pools& pools,
                                            const CompileOptions& options) = 0;
+  /// Null where there is no such probe.
+  virtual std::unique_ptr<ReadProbe> make_read_probe() { return nullptr; }
   /// Bytes this backend can still use for pools and arenas.
   virtual int64_t free_bytes() const = 0;
   /// True where weights are used from where they are mapped: free_bytes() counts the memory they
@@ -131,9 +142,5 @@ struct CpuFacts {
   int threads = 0;      // by default: one per physical core this process may use
 };
 CpuFacts cpu_facts();
-/// Best of `rounds` read-only passes over `bytes` of the memory that the weights of this backend
-/// lie in: the yardstick of decode, GB/s. 0 where there is no such probe.
-double probe_bandwidth(std::string_view name, const BackendOptions& options, int64_t bytes,
-                       int rounds);
 
 }  // namespace decant

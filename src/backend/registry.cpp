@@ -58,13 +58,6 @@ CpuFacts cpu_facts() {
   return out;
 }
 
-double probe_bandwidth(std::string_view name, const BackendOptions& options, int64_t bytes,
-                       int rounds) {
-  if (name != "cpu" && name != "auto" && name != "reference") return 0;
-  return cpu::read_bandwidth(options.threads > 0 ? options.threads : cpu::default_threads(), bytes,
-                             rounds);
-}
-
 std::unique_ptr<Backend> make_backend(std::string_view name, const BackendOptions& options) {
   // auto: the GPU and MLX backends hold a thin slice of the ops so far, so they are chosen only by
   // name.

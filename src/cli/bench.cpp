@@ -21,8 +21,6 @@
 namespace decant::cli {
 namespace {
 
-constexpr int64_t kProbeBytes = int64_t{1} << 30;
-constexpr int kProbeRounds = 5;
 constexpr int64_t kMaxPositions = 1 << 24;
 
 struct Flags {
@@ -45,7 +43,7 @@ struct Flags {
 };
 
 struct Report {
-  double probe_gb_s = 0;
+  double probe_gb_s = 0;  // mean of all readings
   double load_seconds = 0;
   std::string model;
   std::string device;
@@ -53,8 +51,8 @@ struct Report {
   std::vector<BenchRow> rows;
 
   // Of the probe, for decode: prefill is bound by arithmetic.
-  double share(const BenchRow& row) const {
-    return row.phase.starts_with("decode") && probe_gb_s > 0 ? row.gb_s / probe_gb_s : 0;
+  static double share(const BenchRow& row) {
+    return row.probe_gb_s > 0 ? row.gb_s / row.probe_gb_s : 0;
   }
 };
 
@@ -64,27 +62,32 @@ std::string table_of(const Report& report) {
              ? fmt::format("read probe {:.2f} GB/s, load {:.2f} s\n\n", report.probe_gb_s,
                            report.load_seconds)
              : fmt::format("no read probe on this device, load {:.2f} s\n\n", report.load_seconds);
-  out += fmt::format("{:<13} {:>5} {:>8} {:>7} {:>10} {:>8} {:>6}\n", "phase", "batch", "context",
-                     "tokens", "tok/s", "GB/s", "share");
+  out += fmt::format("{:<13} {:>5} {:>8} {:>7} {:>10} {:>8} {:>8} {:>6}\n", "phase", "batch",
+                     "context", "tokens", "tok/s", "GB/s", "probe", "share");
   for (const BenchRow& row : report.rows) {
-    const std::string gb_s = row.gb_s > 0 ? fmt::format("{:.2f}", row.gb_s) : "-";
-    out += fmt::format("{:<13} {:>5} {:>8} {:>7} {:>10.2f} {:>8} {:>6}{}\n", row.phase, row.batch,
-                       row.context, row.tokens, row.tok_s, gb_s,
-                       report.share(row) > 0 ? fmt::format("{:.2f}", report.share(row)) : "-",
+    const auto some = [](double value) {
+      return value > 0 ? fmt::format("{:.2f}", value) : std::string("-");
+    };
+    out += fmt::format("{:<13} {:>5} {:>8} {:>7} {:>10.2f} {:>8} {:>8} {:>6}{}\n", row.phase,
+                       row.batch, row.context, row.tokens, row.tok_s, some(row.gb_s),
+                       some(row.probe_gb_s), some(Report::share(row)),
                        row.seconds > 0 ? fmt::format("  {:.3f} s each", row.seconds) : "");
   }
   return out;
 }
 
 std::string csv_of(const Report& report) {
-  std::string out = "phase,batch,context,tokens,tok_s,gb_s,share,seconds\n";
-  for (const BenchRow& row : report.rows)
-    out += fmt::format("{},{},{},{},{:.4f},{:.4f},{},{}\n", row.phase, row.batch, row.context,
-                       row.tokens, row.tok_s, row.gb_s,
-                       report.share(row) > 0 ? fmt::format("{:.4f}", report.share(row)) : "",
-                       row.seconds > 0 ? fmt::format("{:.4f}", row.seconds) : "");
-  out += fmt::format("load,,,,,,,{:.4f}\n", report.load_seconds);
-  return out + fmt::format("probe,,,,,{:.4f},,\n", report.probe_gb_s);
+  std::string out = "phase,batch,context,tokens,tok_s,gb_s,share,seconds,probe_gb_s\n";
+  for (const BenchRow& row : report.rows) {
+    const auto some = [](double value) {
+      return value > 0 ? fmt::format("{:.4f}", value) : std::string();
+    };
+    out += fmt::format("{},{},{},{},{:.4f},{:.4f},{},{},{}\n", row.phase, row.batch, row.context,
+                       row.tokens, row.tok_s, row.gb_s, some(Report::share(row)), some(row.seconds),
+                       some(row.probe_gb_s));
+  }
+  out += fmt::format("load,,,,,,,{:.4f},\n", report.load_seconds);
+  return out + fmt::format("probe,,,,,,,,{:.4f}\n", report.probe_gb_s);
 }
 
 Json json_of(const Report& report) {
@@ -103,7 +106,8 @@ Json json_of(const Report& report) {
     entry["tok_s"] = row.tok_s;
     if (row.seconds > 0) entry["seconds"] = row.seconds;
     entry["gb_s"] = row.gb_s;
-    entry["share"] = report.share(row) > 0 ? Json(report.share(row)) : Json();
+    entry["probe_gb_s"] = row.probe_gb_s > 0 ? Json(row.probe_gb_s) : Json();
+    entry["share"] = row.probe_gb_s > 0 ? Json(Report::share(row)) : Json();
     out["rows"].push_back(std::move(entry));
   }
   Json load = Json::object();
@@ -154,16 +158,9 @@ void run(Flags flags) {
   settle_json(flags);
   if (flags.csv == "-" && flags.json == "-")
     throw UsageError("[bench] expected --csv or --json on stdout, got both");
-  const BackendOptions backend_options{.threads = flags.threads};
-  const auto backend = make_backend(flags.device, backend_options);
+  const auto backend = make_backend(flags.device, {.threads = flags.threads});
   Progress progress;
   Report report;
-  progress.show("reading memory");
-  const auto probe = [&](int rounds) {
-    report.probe_gb_s = std::max(
-        report.probe_gb_s, probe_bandwidth(flags.device, backend_options, kProbeBytes, rounds));
-  };
-  probe(kProbeRounds);
 
   progress.show("loading the model");
   flags.choice.towers = !flags.image.empty() || !flags.audio.empty();
@@ -185,26 +182,28 @@ void run(Flags flags) {
   limits.chunk = flags.chunk;
   limits.exact = flags.exact;
   limits.dense_attention = flags.dense_attention;
-  BenchRunner runner(*backend, *loaded.model, limits);
+  const std::unique_ptr<ReadProbe> probe = backend->make_read_probe();
+  BenchRunner runner(*backend, *loaded.model, limits, probe.get());
   for (int64_t prompt : flags.prompts) {
     progress.show(fmt::format("prefill of {} tokens", prompt));
     report.rows.push_back(runner.prefill(prompt, flags.repeats));
-    probe(1);
   }
   for (int64_t context : flags.contexts)
     for (int batch : flags.batches) {
       progress.show(fmt::format("decode, batch {}, context {}", batch, context));
       report.rows.push_back(runner.decode(batch, context, flags.tokens, flags.repeats));
-      probe(1);
     }
+  ProbeReading readings = runner.readings();
   const auto media = [&](const MediaChoice& choice) {
     progress.show(fmt::format("{} {}", choice.type, choice.value));
     MediaBench bench(*backend, loaded, choice, limits);
-    for (BenchRow& row : bench.rows(flags.tokens, flags.repeats)) report.rows.push_back(row);
-    probe(1);
+    for (BenchRow& row : bench.rows(flags.tokens, flags.repeats, probe.get()))
+      report.rows.push_back(row);
+    readings.add(bench.readings());
   };
   if (!flags.image.empty()) media({"image", flags.image, flags.choice.model_folder()});
   if (!flags.audio.empty()) media({"audio", flags.audio, flags.choice.model_folder()});
+  report.probe_gb_s = readings.gb_s();
   std::string profile;
   if (flags.profile)
     for (int batch : flags.batches)

@@ -110,7 +110,7 @@ MediaBench::MediaBench(Backend& backend, const LoadedModel& loaded, MediaChoice 
                        choice_.type, family);
 }
 
-std::vector<BenchRow> MediaBench::rows(int64_t tokens, int repeats) const {
+std::vector<BenchRow> MediaBench::rows(int64_t tokens, int repeats, ReadProbe* probe) {
   const int64_t rows = model_.tower(input_->medium)->rows(*input_);
   const int64_t length = rows + 2 * kTextAround;
   EngineOptions options;
@@ -130,7 +130,10 @@ std::vector<BenchRow> MediaBench::rows(int64_t tokens, int repeats) const {
     const double seconds = engine.stats().tower_seconds - before;
     if (i == 1 || (i > 1 && seconds < tower)) tower = seconds;
   }
-  out.push_back({"tower " + choice_.type, 1, 0, rows, static_cast<double>(rows) / tower, 0, tower});
+  out.push_back({.phase = "tower " + choice_.type,
+                 .tokens = rows,
+                 .tok_s = static_cast<double>(rows) / tower,
+                 .seconds = tower});
 
   std::mt19937 random(7);
   std::vector<int32_t> text;
@@ -147,31 +150,43 @@ std::vector<BenchRow> MediaBench::rows(int64_t tokens, int repeats) const {
   std::fill_n(mixed.begin() + kTextAround, rows, placeholder);
   const std::vector<PromptMedia> media = {{kTextAround, input_, "bench"}};
 
+  struct Measured {
+    Timed prefill;
+    double decode = 0;
+    ProbeReading probe;
+  };
   const auto measure = [&](const std::vector<int32_t>& prompt,
                            const std::vector<PromptMedia>& with) {
-    run(engine, prompt, with, tokens);
-    Timed prefill = run(engine, prompt, with, tokens);
-    double decode = prefill.stats.decode_tokens_per_second();
-    for (int i = 1; i < repeats; ++i) {
+    Measured best;
+    for (int i = 0; i <= repeats; ++i) {
+      if (probe != nullptr) best.probe.read(*probe);
       const Timed next = run(engine, prompt, with, tokens);
-      decode = std::max(decode, next.stats.decode_tokens_per_second());
-      if (next.better(prefill)) prefill = next;
+      if (i == 0) continue;
+      best.decode = std::max(best.decode, next.stats.decode_tokens_per_second());
+      if (i == 1 || next.better(best.prefill)) best.prefill = next;
     }
-    return std::pair(prefill.stats.prefill_tokens_per_second(), decode);
+    readings_.add(best.probe);
+    return best;
   };
   // In pairs, so that neither meets a quieter machine.
-  const auto plain = measure(text, {});
-  const auto seen = measure(mixed, media);
+  const std::pair<std::string, Measured> measured[] = {{"text", measure(text, {})},
+                                                       {choice_.type, measure(mixed, media)}};
   double bytes = 0;
   for (const auto& program : engine.programs().programs())
     if (program->capacity().phase == Phase::kDecode && bytes == 0)
       bytes = step_bytes(*program, batch_for_costs(Phase::kDecode, 1, length + tokens / 2, 1), {});
-  for (const auto& [name, prefill] :
-       {std::pair(std::string("text"), plain.first), std::pair(choice_.type, seen.first)})
-    out.push_back({"prefill " + name, 1, length, length, prefill, 0});
-  for (const auto& [name, decode] :
-       {std::pair(std::string("text"), plain.second), std::pair(choice_.type, seen.second)})
-    out.push_back({"decode " + name, 1, length, tokens, decode, decode * bytes / 1e9});
+  for (const auto& [name, best] : measured)
+    out.push_back({.phase = "prefill " + name,
+                   .context = length,
+                   .tokens = length,
+                   .tok_s = best.prefill.stats.prefill_tokens_per_second()});
+  for (const auto& [name, best] : measured)
+    out.push_back({.phase = "decode " + name,
+                   .context = length,
+                   .tokens = tokens,
+                   .tok_s = best.decode,
+                   .gb_s = best.decode * bytes / 1e9,
+                   .probe_gb_s = best.probe.gb_s()});
   return out;
 }
 

@@ -26,8 +26,9 @@ class MediaBench {
   MediaBench(Backend& backend, const LoadedModel& loaded, MediaChoice choice,
              const BenchRunner::Limits& limits);
   /// "tower TYPE", "prefill text", "prefill TYPE", "decode text", "decode TYPE"; the best of
-  /// `repeats` each, after an untimed one.
-  std::vector<BenchRow> rows(int64_t tokens, int repeats) const;
+  /// `repeats` each, after an untimed one. `probe` reads before each of them; it may be null.
+  std::vector<BenchRow> rows(int64_t tokens, int repeats, ReadProbe* probe);
+  const ProbeReading& readings() const { return readings_; }
 
  private:
   Backend& backend_;
@@ -35,6 +36,7 @@ class MediaBench {
   MediaChoice choice_;
   BenchRunner::Limits limits_;
   std::shared_ptr<const TowerInput> input_;
+  ProbeReading readings_;
 };
 
 }  // namespace decant::cli

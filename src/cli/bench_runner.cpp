@@ -15,6 +15,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr double kProbeInterval = 0.05;              // seconds of steps between readings
+constexpr int64_t kProbeBytes = int64_t{256} << 20;  // of a reading
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -58,8 +61,19 @@ double step_bytes(const Program& program, const Batch& batch,
   return cost.weight_bytes + cost.kv_bytes;
 }
 
-BenchRunner::BenchRunner(Backend& backend, const Model& model, const Limits& limits)
-    : backend_(backend), model_(model), limits_(limits) {
+void ProbeReading::read(ReadProbe& probe) {
+  seconds += probe.read(kProbeBytes);
+  bytes += static_cast<double>(kProbeBytes);
+}
+
+void ProbeReading::add(const ProbeReading& other) {
+  bytes += other.bytes;
+  seconds += other.seconds;
+}
+
+BenchRunner::BenchRunner(Backend& backend, const Model& model, const Limits& limits,
+                         ReadProbe* probe)
+    : backend_(backend), model_(model), limits_(limits), probe_(probe) {
   const ModelSpec& spec = model.spec();
   const int64_t pages = div_up(limits.positions, int64_t{kPageSize}) + 1;
   PoolSpec pools;
@@ -119,12 +133,21 @@ BenchRunner::Pass BenchRunner::decode_pass(Program& program, int batch, int64_t 
   program.run(steps.front());
   const std::vector<int64_t> counts = program.distinct_experts();
   const bool counted = std::any_of(counts.begin(), counts.end(), [](int64_t n) { return n >= 0; });
-  const auto start = Clock::now();
+  Pass pass;
+  double unprobed = kProbeInterval;
   for (size_t i = 1; i < steps.size(); ++i) {
+    if (probe_ != nullptr && unprobed >= kProbeInterval) {
+      pass.probe.read(*probe_);
+      unprobed = 0;
+    }
+    const auto start = Clock::now();
     program.run(steps[i]);
     if (counted) experts[i] = program.distinct_experts();
+    const double seconds = seconds_since(start);
+    pass.seconds += seconds;
+    unprobed += seconds;
   }
-  Pass pass{.seconds = seconds_since(start)};
+  readings_.add(pass.probe);
   for (size_t i = 1; i < steps.size(); ++i) pass.bytes += step_bytes(program, steps[i], experts[i]);
   return pass;
 }
@@ -137,12 +160,13 @@ BenchRow BenchRunner::decode(int batch, int64_t context, int64_t tokens, int rep
     const Pass pass = decode_pass(step, batch, context, tokens);
     if (i == 0 || pass.seconds < best.seconds) best = pass;
   }
-  return {"decode",
-          batch,
-          context,
-          tokens,
-          static_cast<double>(batch * (tokens - 1)) / best.seconds,
-          best.bytes / best.seconds / 1e9};
+  return {.phase = "decode",
+          .batch = batch,
+          .context = context,
+          .tokens = tokens,
+          .tok_s = static_cast<double>(batch * (tokens - 1)) / best.seconds,
+          .gb_s = best.bytes / best.seconds / 1e9,
+          .probe_gb_s = best.probe.gb_s()};
 }
 
 double BenchRunner::prefill_pass(int64_t prompt) {
@@ -177,7 +201,11 @@ BenchRow BenchRunner::prefill(int64_t prompt, int repeats) {
     bytes += step_bytes(program(capacity),
                         batch_of(Phase::kPrefill, 1, past, count, past + count == prompt), {});
   }
-  return {"prefill", 1, prompt, prompt, static_cast<double>(prompt) / best, bytes / best / 1e9};
+  return {.phase = "prefill",
+          .context = prompt,
+          .tokens = prompt,
+          .tok_s = static_cast<double>(prompt) / best,
+          .gb_s = bytes / best / 1e9};
 }
 
 std::vector<OpProfile> BenchRunner::profile(int batch, int64_t context, int steps) {

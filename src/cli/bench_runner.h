@@ -17,8 +17,18 @@ struct BenchRow {
   int64_t context = 0;  // positions cached before the first step; of prefill: the prompt's length
   int64_t tokens = 0;   // timed steps, or prompt tokens
   double tok_s = 0;
-  double gb_s = 0;     // weights (with scales and biases) and KV read
-  double seconds = 0;  // of a tower: one picture or sound
+  double gb_s = 0;        // weights (with scales and biases) and KV read
+  double seconds = 0;     // of a tower: one picture or sound
+  double probe_gb_s = 0;  // of decode: what a read probe moved between its steps; 0 without one
+};
+
+/// What a read probe moved, and how long it took.
+struct ProbeReading {
+  double bytes = 0;
+  double seconds = 0;
+  double gb_s() const { return seconds > 0 ? bytes / seconds / 1e9 : 0; }
+  void read(ReadProbe& probe);
+  void add(const ProbeReading& other);
 };
 
 /// Time and bytes of one kind of op over some steps.
@@ -40,22 +50,27 @@ class BenchRunner {
     bool exact = false;
     bool dense_attention = false;
   };
-  /// Errors: MemoryError when the caches do not fit.
-  BenchRunner(Backend& backend, const Model& model, const Limits& limits);
+  /// `probe` may be null. Errors: MemoryError when the caches do not fit.
+  BenchRunner(Backend& backend, const Model& model, const Limits& limits, ReadProbe* probe);
   ~BenchRunner();
 
   /// `batch` sequences at `context` cached positions generate `tokens` tokens each; best of
   /// `repeats` after one untimed pass of the same length. The rate is over tokens - 1 intervals.
+  /// Where memory is shared, its speed moves from one moment to the next: the probe reads between
+  /// the steps, and a pass is measured by its own readings.
   BenchRow decode(int batch, int64_t context, int64_t tokens, int repeats);
   /// One prompt from an empty cache; best of `repeats` after one untimed pass.
   BenchRow prefill(int64_t prompt, int repeats);
   /// Mean time per op over `steps` decode steps, longest first.
   std::vector<OpProfile> profile(int batch, int64_t context, int steps);
+  /// All readings so far.
+  const ProbeReading& readings() const { return readings_; }
 
  private:
   struct Pass {
     double seconds = 0;
     double bytes = 0;
+    ProbeReading probe;
   };
   Program& program(const Capacity& capacity);
   /// A step of `count` tokens in each of `sequences` sequences after `past` positions.
@@ -66,6 +81,8 @@ class BenchRunner {
   Backend& backend_;
   const Model& model_;
   Limits limits_;
+  ReadProbe* probe_;
+  ProbeReading readings_;
   std::unique_ptr<Pools> pools_;
   std::vector<std::vector<int32_t>> tables_;  // by sequence; all groups share them
   std::vector<std::pair<Capacity, std::unique_ptr<Program>>> programs_;

@@ -13,6 +13,7 @@
 
 #include "backend/cpu/bindings.h"
 #include "backend/cpu/lowering.h"
+#include "backend/cpu/read_probe.h"
 #include "backend/cpu/thread_team.h"
 #include "base/checked.h"
 #include "base/file.h"
@@ -371,6 +372,9 @@ class CpuBackend final : public Backend {
     if (options.reference) return make_reference_backend()->compile(graph, pools, options);
     return std::make_unique<CpuProgram>(graph, *host, options, machine_);
   }
+  std::unique_ptr<ReadProbe> make_read_probe() override {
+    return std::make_unique<HostReadProbe>(machine_->team);
+  }
   bool maps_weights() const override { return true; }
   bool takes_media() const override { return true; }
   int64_t free_bytes() const override { return available_memory(); }
@@ -387,33 +391,6 @@ class CpuBackend final : public Backend {
 };
 
 }  // namespace
-
-double read_bandwidth(int threads, int64_t bytes, int rounds) {
-  ThreadTeam team(threads);
-  const int64_t words = bytes / 8;
-  std::vector<uint64_t> memory(static_cast<size_t>(words));
-  for (size_t i = 0; i < memory.size(); ++i) memory[i] = i * 0x9E3779B97F4A7C15u;
-  std::vector<uint64_t> sums(static_cast<size_t>(team.size()) * 8);
-  double best = 0;
-  for (int round = 0; round < rounds; ++round) {
-    const auto start = Clock::now();
-    team.run([&](int worker) {
-      const int64_t begin = words / team.size() * worker,
-                    end = worker + 1 == team.size() ? words : words / team.size() * (worker + 1);
-      // Independent sums, so that the loop waits for memory and not for additions.
-      uint64_t part[16] = {};
-      int64_t i = begin;
-      for (; i + 16 <= end; i += 16)
-        for (int64_t j = 0; j < 16; ++j) part[j] += memory[static_cast<size_t>(i + j)];
-      for (; i < end; ++i) part[0] += memory[static_cast<size_t>(i)];
-      for (uint64_t p : part) sums[static_cast<size_t>(worker) * 8] += p;
-    });
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    best = std::max(best, static_cast<double>(bytes) / seconds / 1e9);
-  }
-  // The sums are used, so that reading cannot be optimised away.
-  return sums[0] == 1 ? best + 1e-9 : best;
-}
 
 }  // namespace decant::cpu
 
