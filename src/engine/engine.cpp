@@ -501,6 +501,25 @@ void Engine::deliver(RequestId id, int32_t token, Program& program, size_t outpu
     finish(id, FinishReason::kStop);
   else if (active.generated >= active.max_tokens)
     finish(id, FinishReason::kLength);
+  else if (towers_ != nullptr && is_tower_token(model_->spec().media, token))
+    prefill_generated(id);
+}
+
+void Engine::prefill_generated(RequestId id) {
+  Active& active = *requests_.at(id);
+  std::vector<int32_t>& prompt = active.request.prompt;
+  const std::vector<int32_t>& answer = active.result.tokens;
+  const int64_t missing = scheduler_->past(id) + 1 - std::ssize(prompt);
+  prompt.insert(prompt.end(), answer.end() - missing, answer.end());
+  place_generated(model_->spec().media, prompt, active.placed.placement);
+  try {
+    run_towers(active.placed);
+  } catch (const std::exception& error) {
+    ++stats_.failed_steps;
+    finish(id, FinishReason::kError, error.what(), kind_of(error));
+    return;
+  }
+  scheduler_->prefill_next(id);
 }
 
 void Engine::finish(RequestId id, FinishReason reason, const std::string& error, ErrorKind kind) {

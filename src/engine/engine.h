@@ -141,6 +141,8 @@ class Engine {
   bool run(Program& program, const Batch& batch, std::span<const RequestId> ids,
            std::vector<int32_t>& tokens);
   void deliver(RequestId id, int32_t token, Program& program, size_t output);
+  /// The token just given takes its embedding from a tower, which steps of prompts only do.
+  void prefill_generated(RequestId id);
   void finish(RequestId id, FinishReason reason, const std::string& error = {},
               ErrorKind kind = ErrorKind::kRuntime);
   void check_tokens(std::span<const int32_t> tokens) const;

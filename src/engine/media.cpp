@@ -9,6 +9,10 @@
 namespace decant {
 namespace {
 
+bool contains(const MediaSpec::TokenRange& range, int32_t token) {
+  return token >= range.first && token - range.first < range.count;
+}
+
 /// Tokens whose embeddings come from a tower whatever stands beside them.
 void place_tower_tokens(const MediaSpec& spec, std::span<const int32_t> tokens, Placement& out) {
   for (const MediaSpec::TokenRange& range : spec.tower_tokens) {
@@ -16,7 +20,7 @@ void place_tower_tokens(const MediaSpec& spec, std::span<const int32_t> tokens, 
     input->medium = range.medium;
     const auto item = static_cast<int32_t>(out.inputs.size());
     for (size_t i = 0; i < tokens.size(); ++i) {
-      if (tokens[i] < range.first || tokens[i] - range.first >= range.count) continue;
+      if (!contains(range, tokens[i])) continue;
       if (!out.sources.empty() && out.sources[i].item >= 0) continue;
       out.sources.resize(tokens.size());
       out.sources[i] = {item, static_cast<int32_t>(input->ids.size())};
@@ -125,6 +129,21 @@ Placement place_media(const Model& model, std::span<const int32_t> tokens,
   if (spec.merge > 0 && !media.empty()) place_axes(spec, tokens, media, out);
   if (spec.both_ways && !out.sources.empty()) place_spans(spec, tokens, longest_span, out);
   return out;
+}
+
+bool is_tower_token(const MediaSpec& spec, int32_t token) {
+  return std::any_of(spec.tower_tokens.begin(), spec.tower_tokens.end(),
+                     [&](const auto& range) { return contains(range, token); });
+}
+
+void place_generated(const MediaSpec& spec, std::span<const int32_t> tokens, Placement& placement) {
+  Placement last;
+  place_tower_tokens(spec, tokens.last(1), last);
+  DECANT_ASSERT(last.inputs.size() == 1, "a token is of one tower at most");
+  placement.sources.resize(tokens.size());
+  placement.sources.back() = {narrow<int32_t>(placement.inputs.size()), 0};
+  placement.inputs.push_back(std::move(last.inputs.front()));
+  placement.keys.emplace_back();
 }
 
 std::shared_ptr<const Features> TowerRunner::find(const std::string& key) {

@@ -47,6 +47,12 @@ struct Placement {
 Placement place_media(const Model& model, std::span<const int32_t> tokens,
                       std::span<const PromptMedia> media, int64_t longest_span);
 
+/// True for a token whose embedding comes from a tower whatever stands beside it.
+bool is_tower_token(const MediaSpec& spec, int32_t token);
+/// Adds the last of `tokens`, such a token that the model itself gave, to the placement of those
+/// before it.
+void place_generated(const MediaSpec& spec, std::span<const int32_t> tokens, Placement& placement);
+
 /// Rows of features [rows, hidden] of one input.
 struct Features {
   int64_t rows = 0;

@@ -252,6 +252,39 @@ TEST_P(EngineMedia, ATowerThatFailsFailsItsRequestOnly) {
             beside.logits);
 }
 
+// A token that a tower embeds means the same in an answer as in a prompt.
+TEST_P(EngineMedia, GeneratedTowerTokensTakeTheirRows) {
+  const auto model = std::make_shared<TestModel>(TestModelOptions{.media = true});
+  EngineOptions exact = options(64);
+  exact.exact = true;
+  Engine engine(model, *backend_, exact);
+  const std::vector<int32_t> text = random_tokens(30, 70, 7);
+  Answer forced, beside, alone = answer(engine, text, {});
+  Request request = this->request(text, {}, forced);
+  request.sampling.logit_bias = {{TestModelOptions::kTowerToken, 60},
+                                 {TestModelOptions::kTowerToken + 1, 60}};
+  engine.submit(std::move(request));
+  engine.submit(this->request(text, {}, beside));
+  while (engine.step()) engine.check_integrity();
+  EXPECT_EQ(beside.logits, alone.logits);
+  ASSERT_EQ(forced.tokens.size(), 6u) << forced.result.error;
+  EXPECT_EQ(forced.result.stats.prompt_tokens, 30);
+  std::vector<int32_t> whole = text;
+  for (const int32_t token : forced.tokens) {
+    EXPECT_TRUE(is_tower_token(model->spec().media, token)) << token;
+    whole.push_back(token);
+  }
+  whole.pop_back();
+  std::vector<float> expected;
+  engine.score(std::vector<std::vector<int32_t>>{whole}, {},
+               [&](size_t, int64_t position, std::span<const float> logits) {
+                 if (position >= 29) expected.insert(expected.end(), logits.begin(), logits.end());
+               });
+  ASSERT_EQ(forced.logits.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i)
+    ASSERT_NEAR(forced.logits[i], expected[i], 1e-4f) << i;
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, EngineMedia, ::testing::Values("cpu", "reference"));
 
 TEST(EngineMediaRefused, ByModelsAndDevicesWithoutThem) {

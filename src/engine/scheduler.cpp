@@ -66,6 +66,12 @@ void Scheduler::prefilled(RequestId id, int64_t count) {
   DECANT_ASSERT(sequence.past <= sequence.prompt_tokens, "a prompt is computed once");
 }
 
+void Scheduler::prefill_next(RequestId id) {
+  Running& sequence = running_.at(id);
+  DECANT_ASSERT(sequence.past >= sequence.prompt_tokens, "a decoding sequence");
+  sequence.prompt_tokens = sequence.past + 1;
+}
+
 void Scheduler::finish(RequestId id) {
   if (const auto at = running_.find(id); at != running_.end()) {
     kv_.release(id);

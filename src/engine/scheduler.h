@@ -51,6 +51,8 @@ class Scheduler {
   void prefilled(RequestId id, int64_t count);
   /// A token of a decoding sequence was computed.
   void decoded(RequestId id) { ++running_.at(id).past; }
+  /// The last token of a decoding sequence is computed as if it were the prompt's.
+  void prefill_next(RequestId id);
   /// Forgets a request wherever it is and gives back what it holds.
   void finish(RequestId id);
 
