@@ -421,7 +421,7 @@ void stream(const Planes& w, const QuantizedRows& x, const RowMap& map, int64_t 
         at.scales += Step::kGroups * kLanes;
         at.biases += Step::kGroups * kLanes;
       };
-      for (; live == kLanes && j + Step::kStep <= x_groups; advance()) {
+      while (live == kLanes && j + Step::kStep <= x_groups) {
         // Streams that end with their row are too much for the processor's prefetcher.
         if (more && j * 4 * width_of(kCode) % 64 < Step::kStepBytes) {
           const uint8_t* next = at.codes + ahead * w.row_bytes;
@@ -429,9 +429,12 @@ void stream(const Planes& w, const QuantizedRows& x, const RowMap& map, int64_t 
           for (int r = 0; r < kLanes; ++r) prefetch(next + r * w.row_bytes, 0, Step::kStepBytes);
         }
         Step::run(at, in, j, acc);
+        advance();
       }
-      for (; j < x_groups; advance())
+      while (j < x_groups) {
         Step::run_part(at, in, j, live, smaller(x_groups - j, Step::kStep), acc);
+        advance();
+      }
       for (int i = 0; i < kX; ++i) {
         if (live == kLanes) {
           store_float_vec(out[i] + r0, acc[i]);
