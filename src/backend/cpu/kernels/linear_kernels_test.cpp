@@ -43,7 +43,7 @@ TEST_P(LinearKernelsTest, Int8MatchesDoubleLoops) {
     SCOPED_TRACE(describe(format));
     const int64_t rows = 37;
     const int64_t cols = 5 * 128 + (format.group == 128 ? 0 : std::max(format.group, 32));
-    const int64_t count = 5;
+    const int64_t count = 17;
     const Matrix w(format, rows, cols, format.is_micro() ? 2 : 1);
     const Quantized x(kernels(), activations(count, cols, 2), count, cols);
     for (const int64_t live : {int64_t{1}, count}) {
@@ -122,7 +122,7 @@ TEST_P(LinearKernelsTest, Int8EqualsPortableBitForBit) {
       const int64_t cols = groups * std::max(format.group, 32);
       const int64_t rows = 133;
       const Matrix w(format, rows, cols, 5, 8);
-      for (const int64_t count : {1, 2, 3, 4, 5, 9}) {
+      for (const int64_t count : {1, 2, 3, 4, 5, 9, 17}) {
         const Quantized x(kernels(), activations(count, cols, 6), count, cols);
         const RowMap map{count, nullptr, nullptr};
         const Floats ours = run_int8(kernels(), w.view, x, map, 0, rows, count);
@@ -139,7 +139,7 @@ TEST_P(LinearKernelsTest, LongRowsEqualPortableBitForBit) {
                                Format::mxfp4(), Format::nvfp4()}) {
     const int64_t cols = 16384 + 192;
     const Matrix w(format, 13, cols, 7);
-    for (const int64_t count : {1, 4, 6}) {
+    for (const int64_t count : {1, 4, 6, 18}) {
       SCOPED_TRACE(describe(format));
       const Floats values = activations(count, cols, 8);
       const Quantized x(kernels(), values, count, cols);
@@ -224,7 +224,7 @@ TEST_P(LinearKernelsTest, WeightsMayLieAnywhere) {
   for (const Format& format : formats) {
     SCOPED_TRACE(describe(format));
     const int64_t cols = 352;
-    const int64_t count = 6;
+    const int64_t count = 18;
     const Floats values = activations(count, cols, 17);
     const Quantized x(kernels(), values, count, cols);
     std::vector<Floats> results;
@@ -326,7 +326,7 @@ TEST_P(LinearKernelsTest, ExtremesDoNotSaturate) {
         store(w.biases.data(), DType::kF32, i, 0.0f);
       }
       for (const int sign : {1, -1, 0}) {  // 0: alternating
-        const int64_t count = 6;
+        const int64_t count = 18;
         Floats values(static_cast<size_t>(count * cols));
         for (size_t i = 0; i < values.size(); ++i)
           values[i] = sign != 0 ? 127.0f * static_cast<float>(sign) : i % 2 == 0 ? 127.0f : -127.0f;
@@ -355,7 +355,7 @@ TEST_P(LinearKernelsTest, DoubledExtremesDoNotSaturate) {
       std::memset(w.scales.data(), format.group == 16 ? 0x38 : 127,
                   static_cast<size_t>(rows * (cols / format.group)));
       for (const int sign : {1, -1}) {
-        const int64_t count = 6;
+        const int64_t count = 18;
         const Floats values(static_cast<size_t>(count * cols), 127.0f * static_cast<float>(sign));
         const Quantized x(kernels(), values, count, cols);
         const double element = codes == 0x77 ? 6 : codes == 0xFF ? -6 : 0;
@@ -391,9 +391,9 @@ TEST_P(LinearKernelsTest, DecodesEveryCodeUnderEveryScaleAsTheReference) {
         EXPECT_SAME_BITS(ours, expected);
       }
       // The products take them without a trap, as the portable kernels do: NaN where it is due.
-      const Floats values = activations(2, cols, 32);
-      const Quantized x(kernels(), values, 2, cols);
-      for (const int64_t count : {1, 2}) {
+      const Floats values = activations(17, cols, 32);
+      const Quantized x(kernels(), values, 17, cols);
+      for (const int64_t count : {1, 2, 17}) {
         const auto same = [&](const Floats& a, const Floats& b) {
           for (size_t i = 0; i < a.size(); ++i)
             if (!(std::isnan(a[i]) && std::isnan(b[i]))) {
