@@ -432,7 +432,11 @@ void stream(const Planes& w, const QuantizedRows& x, const RowMap& map, int64_t 
         advance();
       }
       while (j < x_groups) {
-        Step::run_part(at, in, j, live, smaller(x_groups - j, Step::kStep), acc);
+        // One row of x at a time: parts are rare, and every kX would be more code.
+        for (int i = 0; i < kX; ++i)
+          StreamStep<kCode, kGroup, 1>::run_part(
+              at, {{in.values[i]}, {in.scales[i]}, {in.group_sums[i]}}, j, live,
+              smaller(x_groups - j, Step::kStep), acc + i);
         advance();
       }
       for (int i = 0; i < kX; ++i) {
