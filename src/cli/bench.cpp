@@ -56,6 +56,11 @@ struct Report {
   }
 };
 
+// A figure that a row may lack.
+std::string some(double value, int digits, std::string_view none) {
+  return value > 0 ? fmt::format("{:.{}f}", value, digits) : std::string(none);
+}
+
 std::string table_of(const Report& report) {
   std::string out = fmt::format("{}\n{}\n", report.model, report.device);
   out += report.probe_gb_s > 0
@@ -65,12 +70,9 @@ std::string table_of(const Report& report) {
   out += fmt::format("{:<13} {:>5} {:>8} {:>7} {:>10} {:>8} {:>8} {:>6}\n", "phase", "batch",
                      "context", "tokens", "tok/s", "GB/s", "probe", "share");
   for (const BenchRow& row : report.rows) {
-    const auto some = [](double value) {
-      return value > 0 ? fmt::format("{:.2f}", value) : std::string("-");
-    };
     out += fmt::format("{:<13} {:>5} {:>8} {:>7} {:>10.2f} {:>8} {:>8} {:>6}{}\n", row.phase,
-                       row.batch, row.context, row.tokens, row.tok_s, some(row.gb_s),
-                       some(row.probe_gb_s), some(Report::share(row)),
+                       row.batch, row.context, row.tokens, row.tok_s, some(row.gb_s, 2, "-"),
+                       some(row.probe_gb_s, 2, "-"), some(Report::share(row), 2, "-"),
                        row.seconds > 0 ? fmt::format("  {:.3f} s each", row.seconds) : "");
   }
   return out;
@@ -78,14 +80,10 @@ std::string table_of(const Report& report) {
 
 std::string csv_of(const Report& report) {
   std::string out = "phase,batch,context,tokens,tok_s,gb_s,share,seconds,probe_gb_s\n";
-  for (const BenchRow& row : report.rows) {
-    const auto some = [](double value) {
-      return value > 0 ? fmt::format("{:.4f}", value) : std::string();
-    };
+  for (const BenchRow& row : report.rows)
     out += fmt::format("{},{},{},{},{:.4f},{:.4f},{},{},{}\n", row.phase, row.batch, row.context,
-                       row.tokens, row.tok_s, row.gb_s, some(Report::share(row)), some(row.seconds),
-                       some(row.probe_gb_s));
-  }
+                       row.tokens, row.tok_s, row.gb_s, some(Report::share(row), 4, ""),
+                       some(row.seconds, 4, ""), some(row.probe_gb_s, 4, ""));
   out += fmt::format("load,,,,,,,{:.4f},\n", report.load_seconds);
   return out + fmt::format("probe,,,,,,,,{:.4f}\n", report.probe_gb_s);
 }

@@ -159,13 +159,18 @@ std::vector<BenchRow> MediaBench::rows(int64_t tokens, int repeats, ReadProbe* p
                            const std::vector<PromptMedia>& with) {
     Measured best;
     for (int i = 0; i <= repeats; ++i) {
-      if (probe != nullptr) best.probe.read(*probe);
+      ProbeReading reading;
+      if (probe != nullptr) reading.read(*probe);
       const Timed next = run(engine, prompt, with, tokens);
+      if (probe != nullptr) reading.read(*probe);
+      readings_.add(reading);
       if (i == 0) continue;
-      best.decode = std::max(best.decode, next.stats.decode_tokens_per_second());
+      if (const double decode = next.stats.decode_tokens_per_second(); decode > best.decode) {
+        best.decode = decode;
+        best.probe = reading;
+      }
       if (i == 1 || next.better(best.prefill)) best.prefill = next;
     }
-    readings_.add(best.probe);
     return best;
   };
   // In pairs, so that neither meets a quieter machine.

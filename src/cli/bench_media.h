@@ -26,7 +26,8 @@ class MediaBench {
   MediaBench(Backend& backend, const LoadedModel& loaded, MediaChoice choice,
              const BenchRunner::Limits& limits);
   /// "tower TYPE", "prefill text", "prefill TYPE", "decode text", "decode TYPE"; the best of
-  /// `repeats` each, after an untimed one. `probe` reads before each of them; it may be null.
+  /// `repeats` each, after an untimed one. `probe` reads before and after each of them, and a
+  /// rate of decode is measured by the readings around it; it may be null.
   std::vector<BenchRow> rows(int64_t tokens, int repeats, ReadProbe* probe);
   const ProbeReading& readings() const { return readings_; }
 

@@ -29,16 +29,12 @@ inline __m256i half_number_e4m3(const uint8_t* p) {
 
 /// Sixteen floats.
 #if defined(__AVX512VNNI__)
-/// One register of them: all sixteen here, half of them without AVX-512.
-using LanePart = __m512;
 struct Lanes {
   __m512 v;
 };
 inline Lanes lanes_zero() { return {_mm512_setzero_ps()}; }
 inline Lanes lanes_load(const float* p) { return {_mm512_loadu_ps(p)}; }
-inline Lanes lanes_load(const float* p, int64_t count) {
-  return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), p)};
-}
+inline Lanes lanes_load(const float* p, int64_t count) { return {load_float_vec(p, count)}; }
 inline void lanes_store(float* p, Lanes a) { _mm512_storeu_ps(p, a.v); }
 inline Lanes lanes_fma(Lanes a, Lanes b, Lanes c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Lanes lanes_widen_bf16(const uint8_t* p) {
@@ -51,25 +47,9 @@ inline Lanes lanes_widen_halves(__m256i v) { return {_mm512_cvtph_ps(v)}; }
 inline __m256 lanes_half_sum(Lanes a) {
   return _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
 }
-inline LanePart part_zero() { return _mm512_setzero_ps(); }
-inline LanePart part_load(const float* p) { return _mm512_loadu_ps(p); }
-inline LanePart part_load(const float* p, int64_t count) { return lanes_load(p, count).v; }
-inline void part_store(float* p, LanePart a) { _mm512_storeu_ps(p, a); }
-inline LanePart part_fma(LanePart a, LanePart b, LanePart c) { return _mm512_fmadd_ps(a, b, c); }
-constexpr int kLaneParts = 1;
 constexpr int kDotW = 4;
 constexpr int kDotX = 4;
 #else
-using LanePart = __m256;
-inline LanePart part_zero() { return _mm256_setzero_ps(); }
-inline LanePart part_load(const float* p) { return _mm256_loadu_ps(p); }
-inline LanePart part_load(const float* p, int64_t count) {
-  const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256i live = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), index);
-  return _mm256_maskload_ps(p, live);
-}
-inline void part_store(float* p, LanePart a) { _mm256_storeu_ps(p, a); }
-inline LanePart part_fma(LanePart a, LanePart b, LanePart c) { return _mm256_fmadd_ps(a, b, c); }
 struct Lanes {
   __m256 low;
   __m256 high;
@@ -77,7 +57,7 @@ struct Lanes {
 inline Lanes lanes_zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Lanes lanes_load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline Lanes lanes_load(const float* p, int64_t count) {
-  return {part_load(p, count), count > 8 ? part_load(p + 8, count - 8) : part_zero()};
+  return {load_float_vec(p, count), load_float_vec(p + 8, count - 8)};
 }
 inline void lanes_store(float* p, Lanes a) {
   _mm256_storeu_ps(p, a.low);
@@ -101,7 +81,6 @@ inline Lanes lanes_widen_halves(__m256i v) {
           _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1))};
 }
 inline __m256 lanes_half_sum(Lanes a) { return _mm256_add_ps(a.low, a.high); }
-constexpr int kLaneParts = 2;
 constexpr int kDotW = 4;
 constexpr int kDotX = 3;
 #endif
@@ -320,10 +299,6 @@ inline void stream_mxfp8(const Planes& w, const float* x, float* y, int64_t row_
   }
 }
 
-/// Keeps what was loaded in a register: GCC otherwise loads it again for each of its products, and
-/// waits for the loads.
-inline void keep(LanePart& v) { asm("" : "+x"(v)); }
-
 constexpr int64_t kDotCols = 256;  // columns of a decoded panel
 constexpr int64_t kDotRows = 16;   // its rows
 constexpr int64_t kDotSlice = 48;  // rows of x whose lanes are kept between panels
@@ -334,35 +309,37 @@ constexpr int64_t kDotSlice = 48;  // rows of x whose lanes are kept between pan
 template <int kW, int kX>
 inline void dot_tile(const float* panel, int64_t cols, const float* const* x, bool first,
                      float* lanes) {
-  constexpr int64_t kStep = 16 / kLaneParts;
+  constexpr int64_t kStep = kLanes;
   const int64_t whole = cols / 16 * 16;
   for (int64_t part = 0; part < 16; part += kStep) {
-    LanePart acc[kW][kX];
+    FloatVec acc[kW][kX];
     for (int r = 0; r < kW; ++r)
       for (int i = 0; i < kX; ++i)
-        acc[r][i] = first ? part_zero() : part_load(lanes + (r * kDotSlice + i) * 16 + part);
+        acc[r][i] =
+            first ? broadcast_float(0.0f) : load_float_vec(lanes + (r * kDotSlice + i) * 16 + part);
     for (int64_t c = part; c < whole; c += 16) {
-      LanePart in[kX];
+      FloatVec in[kX];
       for (int i = 0; i < kX; ++i) {
-        in[i] = part_load(x[i] + c);
-        keep(in[i]);
+        in[i] = load_float_vec(x[i] + c);
+        pin(in[i]);
       }
       for (int r = 0; r < kW; ++r) {
-        const LanePart w = part_load(panel + r * kDotCols + c);
-        for (int i = 0; i < kX; ++i) acc[r][i] = part_fma(w, in[i], acc[r][i]);
+        const FloatVec w = load_float_vec(panel + r * kDotCols + c);
+        for (int i = 0; i < kX; ++i) acc[r][i] = fma_vec(w, in[i], acc[r][i]);
       }
     }
     // The panel goes on with zeros, x does not.
     if (const int64_t rest = smaller(cols - whole - part, kStep); rest > 0) {
       const int64_t c = whole + part;
       for (int i = 0; i < kX; ++i) {
-        const LanePart in = part_load(x[i] + c, rest);
+        const FloatVec in = load_float_vec(x[i] + c, rest);
         for (int r = 0; r < kW; ++r)
-          acc[r][i] = part_fma(part_load(panel + r * kDotCols + c), in, acc[r][i]);
+          acc[r][i] = fma_vec(load_float_vec(panel + r * kDotCols + c), in, acc[r][i]);
       }
     }
     for (int r = 0; r < kW; ++r)
-      for (int i = 0; i < kX; ++i) part_store(lanes + (r * kDotSlice + i) * 16 + part, acc[r][i]);
+      for (int i = 0; i < kX; ++i)
+        store_float_vec(lanes + (r * kDotSlice + i) * 16 + part, acc[r][i]);
   }
 }
 

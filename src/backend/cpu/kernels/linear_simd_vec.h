@@ -174,6 +174,11 @@ constexpr int kVecBytes = 4 * kLanes;
 /// The value as it stands, in a register: GCC would load it again for every use, or compute other
 /// values of its kind first and spill them.
 DECANT_INLINE void pin(IntVec& v) { asm("" : "+v"(v)); }
+DECANT_INLINE void pin(FloatVec& v) { asm("" : "+v"(v)); }
+
+inline FloatVec load_float_vec(const float* p, int64_t count) {
+  return as_float(load_words(p, count));
+}
 
 }  // namespace
 }  // namespace decant::cpu::detail
