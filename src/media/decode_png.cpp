@@ -4,6 +4,7 @@
 #include <array>
 #include <csetjmp>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 
@@ -17,13 +18,17 @@ namespace {
 // them.
 constexpr png_alloc_size_t kChunkBytes = 1u << 20;
 constexpr int kMaxTextChunks = 64;
+// What libpng may need at once beside a chunk of the file: unpacked metadata, and a few rows.
+constexpr size_t kWorkBytes = 4u << 20;
 
 // As in decode_jpeg.cpp: libpng's errors jump back to run(), past frames without destructors.
 class PngReader {
  public:
-  explicit PngReader(std::span<const std::byte> file) : rest_(file) {
-    png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, on_error,
-                                  [](png_structp, png_const_charp) {});
+  explicit PngReader(std::span<const std::byte> file)
+      : rest_(file), max_block_(file.size() + kWorkBytes) {
+    png_ = png_create_read_struct_2(
+        PNG_LIBPNG_VER_STRING, this, on_error, [](png_structp, png_const_charp) {}, this, allocate,
+        [](png_structp, png_voidp block) { std::free(block); });
     if (png_ == nullptr) return;
     info_ = png_create_info_struct(png_);
     tail_ = png_create_info_struct(png_);
@@ -107,6 +112,12 @@ class PngReader {
     std::snprintf(reader.failure_, sizeof(reader.failure_), "%s", message);
     longjmp(reader.jump_, 1);
   }
+  // libpng only warns of a chunk over its limit, and makes room for the length an eXIf chunk
+  // states before it reads it.
+  static png_voidp allocate(png_structp png, png_alloc_size_t bytes) {
+    const auto& reader = *static_cast<const PngReader*>(png_get_mem_ptr(png));
+    return bytes > reader.max_block_ ? nullptr : std::malloc(bytes);
+  }
   static void on_read(png_structp png, png_bytep to, size_t count) {
     auto& reader = *static_cast<PngReader*>(png_get_io_ptr(png));
     if (count > reader.rest_.size()) png_error(png, "the file ends early");
@@ -139,6 +150,7 @@ class PngReader {
   }
 
   std::span<const std::byte> rest_;
+  size_t max_block_;
   png_structp png_ = nullptr;
   png_infop info_ = nullptr;
   png_infop tail_ = nullptr;
