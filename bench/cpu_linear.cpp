@@ -148,11 +148,12 @@ void run_case(const Options& options, Team& team, const Pages& memory, const Cas
 int run(const Options& options) {
   Pages memory(kWorkingSet);
   fill_random(memory.data(), memory.bytes(), 1);
-  // Exponents of random bf16 scales would overflow: keep every 16-bit word's magnitude near one.
+  // Exponents of random bf16 scales would overflow: keep every 16-bit word's magnitude near one. No
+  // byte is an E4M3 NaN, nor an E8M0 scale that no weight has.
   for (int64_t i = 0; i < memory.bytes(); i += 2) {
     uint16_t word;
     std::memcpy(&word, memory.data() + i, 2);
-    word = static_cast<uint16_t>((word & 0x80FFu) | 0x3E00u);
+    word = static_cast<uint16_t>((word & 0x80BFu) | 0x3E00u);
     std::memcpy(memory.data() + i, &word, 2);
   }
   Team team(options.threads);
@@ -174,8 +175,12 @@ int run(const Options& options) {
     for (const int64_t count : {1, 8, 512})
       cases.push_back({Format::affine(4, group), true, 4096, 4096, count});
   for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
-    for (const int64_t count : {1, 2, 8, 64, 512})
+    for (const int64_t count : {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64, 512})
       cases.push_back({Format::dense(dtype), false, 4096, 2560, count});
+  for (const int64_t count : {8, 12, 16, 24, 32, 48, 64, 128, 256, 512})
+    cases.push_back({Format::dense(DType::kBF16), false, 2560, 9728, count});
+  for (const int64_t count : {1, 2, 4, 8, 16, 64})
+    cases.push_back({Format::mxfp8(), false, 4096, 2560, count});
   for (const int64_t count : {1, 8, 64}) {
     cases.push_back({Format::affine(4, 64), false, 4096, 2560, count});
     cases.push_back({Format::affine(8, 64), false, 4096, 2560, count});
