@@ -179,7 +179,7 @@ int run(const Options& options) {
       cases.push_back({Format::dense(dtype), false, 4096, 2560, count});
   for (const int64_t count : {8, 12, 16, 24, 32, 48, 64, 128, 256, 512})
     cases.push_back({Format::dense(DType::kBF16), false, 2560, 9728, count});
-  for (const int64_t count : {1, 2, 4, 8, 16, 64})
+  for (const int64_t count : {1, 2, 4, 8, 16, 64, 512})
     cases.push_back({Format::mxfp8(), false, 4096, 2560, count});
   for (const int64_t count : {1, 8, 64}) {
     cases.push_back({Format::affine(4, 64), false, 4096, 2560, count});

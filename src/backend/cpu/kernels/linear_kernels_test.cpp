@@ -133,7 +133,8 @@ TEST_P(LinearKernelsTest, Int8EqualsPortableBitForBit) {
   }
 }
 
-// Long rows cross the blocks of columns after which running sums go through y.
+// Long rows cross the blocks of columns after which running sums go through y, and many rows of x
+// those of a sweep over float weights.
 TEST_P(LinearKernelsTest, LongRowsEqualPortableBitForBit) {
   for (const Format& format : {Format::affine(3, 64), Format::affine(4, 64), Format::affine(8, 64),
                                Format::mxfp4(), Format::nvfp4()}) {
@@ -150,6 +151,15 @@ TEST_P(LinearKernelsTest, LongRowsEqualPortableBitForBit) {
                        run_f32(portable(), w.view, values, map, 0, 13, count));
     }
   }
+  for (const Format& format : dense_formats()) {
+    SCOPED_TRACE(describe(format));
+    const int64_t cols = 32768 + 7;
+    const Matrix w(format, 13, cols, 7);
+    const Floats values = activations(29, cols, 8);
+    const RowMap map{29, nullptr, nullptr};
+    EXPECT_SAME_BITS(run_f32(kernels(), w.view, values, map, 0, 13, 29),
+                     run_f32(portable(), w.view, values, map, 0, 13, 29));
+  }
 }
 
 TEST_P(LinearKernelsTest, F32EqualsPortableBitForBit) {
@@ -159,8 +169,8 @@ TEST_P(LinearKernelsTest, F32EqualsPortableBitForBit) {
     SCOPED_TRACE(describe(format));
     const int64_t cols = (format.is_micro() ? 21 : 5) * format.group;
     const Matrix w(format, 35, cols, 9, 8);
-    const Floats x = activations(7, cols, 10);
-    for (const int64_t count : {1, 7}) {
+    const Floats x = activations(19, cols, 10);
+    for (const int64_t count : {1, 4, 7, 19}) {
       const RowMap map{count, nullptr, nullptr};
       EXPECT_SAME_BITS(run_f32(kernels(), w.view, x, map, 0, 35, count),
                        run_f32(portable(), w.view, x, map, 0, 35, count));
@@ -170,8 +180,8 @@ TEST_P(LinearKernelsTest, F32EqualsPortableBitForBit) {
     SCOPED_TRACE(describe(format));
     for (const int64_t cols : {1, 7, 8, 16, 17, 40, 255, 256, 257, 600}) {
       const Matrix w(format, 35, cols, 11, 2);
-      const Floats x = activations(7, cols, 12);
-      for (const int64_t count : {1, 2, 3, 7}) {
+      const Floats x = activations(19, cols, 12);
+      for (const int64_t count : {1, 2, 3, 4, 5, 6, 7, 19}) {
         const RowMap map{count, nullptr, nullptr};
         EXPECT_SAME_BITS(run_f32(kernels(), w.view, x, map, 0, 35, count),
                          run_f32(portable(), w.view, x, map, 0, 35, count));

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 
 #include "backend/cpu/kernels/linear_simd_base.h"
 #include "backend/cpu/kernels/linear_simd_f32_rows.h"
@@ -92,17 +91,18 @@ inline void decode_span(const Planes& w, int64_t row, int64_t begin, int64_t cou
   }
 }
 
-constexpr int64_t kMxfp8Rows = 12;    // of x, up to which mxfp8 weights are not decoded first
+// Rows of x up to which mxfp8 weights are widened as they are used: AVX-512 widens them quicker than
+// it goes through a panel.
+constexpr int64_t kMxfp8Rows = kVnni ? INT64_MAX : 6;
 constexpr int kDotW = 4;              // rows of a panel at a time
 constexpr int kDotX = kVnni ? 6 : 3;  // rows of x whose sums fill the registers beside them
 constexpr int64_t kDotCols = 1024;    // columns of a decoded panel
 constexpr int64_t kDotRows = 32;      // its rows
 constexpr int64_t kDotSlice = 48;     // rows of x whose lanes are kept between panels
 
-/// lanes[r * kDotSlice + i] += panel row r times row i of x, over `cols` columns, which are whole
-/// sixteens as groups are. Lanes pass
-/// through in parts of one register, so that the sums, kX of x and one of the panel fill the
-/// register file.
+/// lanes[r * kDotSlice + i] += panel row r times row i of x, over `cols` columns, a multiple of 16.
+/// Lanes pass through in parts of one register, so that the sums, kX of x and one of the panel fill
+/// the register file.
 template <int kW, int kX>
 inline void dot_tile(const float* panel, int64_t cols, const float* const* x, bool first,
                      float* lanes) {

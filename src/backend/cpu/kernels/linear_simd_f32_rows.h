@@ -9,6 +9,8 @@
 namespace decant::cpu::detail {
 namespace {
 
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
 /// The sum of sixteen lanes: those 8, 4, 2 and 1 apart.
 inline float fold_lanes(const float* lanes) {
   const __m256 eight = _mm256_add_ps(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8));
@@ -71,52 +73,63 @@ struct DenseRow {
 
 /// A row of mxfp8 weights: elements and scales as decode_micro has them. kAny: whatever the codes
 /// are. Otherwise by way of elements 2^8 too small and scales as much too large, which is exact and
-/// quick, but for the rows that mxfp8_is_plain() names.
+/// quick, but only for rows of which mxfp8_is_plain() holds.
 template <bool kAny>
 struct Mxfp8Row {
   static constexpr int64_t kSize = 1;
-  static constexpr int64_t kScaleCols = 512;  // whose scales for kRowsW rows fill a cache line
+  static constexpr int64_t kScaleCols = 512;  // whose scales are decoded at a time
   const uint8_t* data;
-  const uint8_t* scales;
+  const uint8_t* codes;  // of the scales
+  float scales[kScaleCols / 32];
 
   Mxfp8Row(const Planes& w, int64_t row)
-      : data(w.data + row * w.row_bytes), scales(w.scales + row * w.scale_row_bytes) {}
+      : data(w.data + row * w.row_bytes), codes(w.scales + row * w.scale_row_bytes) {}
+  void decode_scales(int64_t c, int64_t cols) {
+    uint8_t some[16] = {};
+    const int64_t count = smaller(16, (cols - c) / 32);
+    std::memcpy(some, codes + c / 32, static_cast<size_t>(count));
+    for (int half = 0; half < 2; ++half) {
+      const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(some + 8 * half));
+      const __m256i larger = _mm256_add_epi32(_mm256_cvtepu8_epi32(eight), _mm256_set1_epi32(8));
+      _mm256_storeu_ps(scales + 8 * half, kAny
+                                              ? widen_e8m0(eight)
+                                              : _mm256_castsi256_ps(_mm256_slli_epi32(larger, 23)));
+    }
+  }
   FloatVec at(int64_t c) const {
-    const uint8_t code = scales[c / 32];
+    const FloatVec scale = broadcast_float(scales[c % kScaleCols / 32]);
     const HalfVec v = widen_bytes(data + c);
     if constexpr (kAny) {
       const HalfVec magnitude = and_halves(v, broadcast_half(0x7F));
       const HalfVec nan =
           and_halves(equal_halves(magnitude, broadcast_half(0x7F)), broadcast_half(0x7E00));
       const HalfVec sign = and_halves(v, broadcast_half(-0x8000));
-      const FloatVec element =
-          from_f16(or_halves(or_halves(shift_left_halves(magnitude, 7), nan), sign));
-      return mul_vec(mul_vec(element, broadcast_float(256.0f)), broadcast_float(e8m0_scalar(code)));
+      const HalfVec half = or_halves(or_halves(shift_left_halves(magnitude, 7), nan), sign);
+      return mul_vec(mul_vec(from_f16(half), broadcast_float(256.0f)), scale);
     } else {
       // Sign extension leaves a copy of the sign below it.
-      const HalfVec half = and_halves(shift_left_halves(v, 7), broadcast_half(-0x4001));
-      const uint32_t bits = (uint32_t{code} + 8) << 23;
-      float scale;
-      std::memcpy(&scale, &bits, 4);
-      return mul_vec(from_f16(half), broadcast_float(scale));
+      return mul_vec(from_f16(and_halves(shift_left_halves(v, 7), broadcast_half(-0x4001))), scale);
     }
   }
 };
 
-/// Neither a NaN nor a scale too large for elements 2^8 too small.
-inline bool mxfp8_is_plain(const Planes& w, int64_t row) {
+/// Whether rows [begin, end) hold neither a NaN nor a scale too large for elements 2^8 too small.
+inline bool mxfp8_is_plain(const Planes& w, int64_t begin, int64_t end) {
   constexpr int kMostScale = 246;
-  const uint8_t* data = w.data + row * w.row_bytes;
-  const uint8_t* scales = w.scales + row * w.scale_row_bytes;
-  const __m256i sign = _mm256_set1_epi8(-0x80);
-  const __m256i all = _mm256_set1_epi8(-1);
-  __m256i nan = _mm256_setzero_si256();
-  int most = 0;
-  for (int64_t c = 0; c < w.cols; c += 32) {
-    nan = _mm256_or_si256(nan, _mm256_cmpeq_epi8(_mm256_or_si256(load256(data + c), sign), all));
-    most = scales[c / 32] > most ? scales[c / 32] : most;
-  }
-  return most <= kMostScale && _mm256_testz_si256(nan, nan) != 0;
+  const uint8_t* data = w.data + begin * w.row_bytes;
+  const int64_t bytes = (end - begin) * w.row_bytes;  // whole words
+  IntVec most = zero_int();
+  for (int64_t i = 0; i < bytes; i += kVecBytes)
+    most = most_u8(most, and_vec(load_words(data + i, (bytes - i) / 4), broadcast_byte(0x7F)));
+  const uint8_t* scales = w.scales + begin * w.scale_row_bytes;
+  const int64_t codes = (end - begin) * w.scale_row_bytes;
+  IntVec most_scale = zero_int();
+  int64_t i = 0;
+  for (; i + kVecBytes <= codes; i += kVecBytes)
+    most_scale = most_u8(most_scale, load_int(scales + i));
+  for (; i < codes; ++i) most_scale = most_u8(most_scale, broadcast_byte(scales[i]));
+  return !any_equal_8(most, broadcast_byte(0x7F)) &&
+         !any_equal_8(most_u8(most_scale, broadcast_byte(kMostScale + 1)), most_scale);
 }
 
 constexpr int kRowsW = 4;              // rows of weights at a time
@@ -131,16 +144,23 @@ void rows_tile(const Planes& w, const float* const* x, float* const* y, int64_t 
   // One row of x leaves room for all sixteen lanes in AVX2's registers; more take them in turn.
   constexpr int kAtOnce = kX == 1 ? 16 / kLanes : 1;
   const int64_t whole = w.cols / 16 * 16;
-  const Row rows[kRowsW] = {{w, r0},
-                            {w, smaller(r0 + 1, row_end - 1)},
-                            {w, smaller(r0 + 2, row_end - 1)},
-                            {w, smaller(r0 + 3, row_end - 1)}};
+  Row rows[kRowsW] = {{w, r0},
+                      {w, smaller(r0 + 1, row_end - 1)},
+                      {w, smaller(r0 + 2, row_end - 1)},
+                      {w, smaller(r0 + 3, row_end - 1)}};
   alignas(64) float lanes[kX][kRowsW][16];
   for (int64_t part = 0; part < 16; part += int64_t{kAtOnce} * kLanes) {
     FloatVec acc[kRowsW][kX][kAtOnce];
     for (auto& sums : acc)
       for (auto& of_x : sums)
         for (FloatVec& sum : of_x) sum = broadcast_float(0.0f);
+    const auto enter = [&](int64_t c) {
+      if constexpr (Row::kScaleCols != 0) {
+        if (c % Row::kScaleCols != 0) return;
+        for (Row& row : rows) row.decode_scales(c, w.cols);
+        if (ahead) prefetch(rows[0].codes + kRowsW * (w.scale_row_bytes + c / 32));
+      }
+    };
     const auto step = [&](int64_t c) {
       for (int h = 0; h < kAtOnce; ++h) {
         FloatVec in[kX];
@@ -159,18 +179,16 @@ void rows_tile(const Planes& w, const float* const* x, float* const* y, int64_t 
     int64_t c = 0;
     for (; c + kLine <= whole; c += kLine) {
       if (ahead && part == 0) {
-        for (int r = 0; r < kRowsW; ++r)
-          _mm_prefetch(reinterpret_cast<const char*>(next + r * 64), _MM_HINT_T1);
+        for (int r = 0; r < kRowsW; ++r) prefetch(next + r * 64);
         next += kRowsW * 64;
-        if constexpr (Row::kScaleCols != 0)
-          if (c % Row::kScaleCols == 0)
-            _mm_prefetch(reinterpret_cast<const char*>(rows[0].scales +
-                                                       kRowsW * (w.scale_row_bytes + c / 32)),
-                         _MM_HINT_T1);
       }
+      enter(c);
       for (int64_t k = c; k < c + kLine; k += 16) step(k + part);
     }
-    for (; c < whole; c += 16) step(c + part);
+    for (; c < whole; c += 16) {
+      enter(c);
+      step(c + part);
+    }
     if constexpr (Row::kScaleCols == 0) {
       if (const int64_t rest = w.cols - whole; rest != 0) {
         for (int r = 0; r < kRowsW; ++r) {
@@ -249,11 +267,7 @@ inline void mxfp8_rows(const Planes& w, const float* x, int64_t x_stride, const 
   bool plain = false;
   sweep_rows(w.cols, x, x_stride, map, y, y_stride, row_begin, row_end,
              [&](int64_t live, const float* const* in, float* const* out, int64_t r0, bool ahead) {
-               if (ahead) {
-                 plain = true;
-                 for (int64_t r = r0; r < smaller(r0 + kRowsW, row_end); ++r)
-                   plain = plain && mxfp8_is_plain(w, r);
-               }
+               if (ahead) plain = mxfp8_is_plain(w, r0, smaller(r0 + kRowsW, row_end));
                if (plain)
                  rows_pass<Mxfp8Row<false>>(live, w, in, out, r0, row_end, ahead);
                else

@@ -43,6 +43,8 @@ inline IntVec shift_right_16(IntVec v, int count) {
   return _mm512_srli_epi16(v, static_cast<unsigned>(count));
 }
 inline IntVec look_up(IntVec table, IntVec at) { return _mm512_shuffle_epi8(table, at); }
+inline IntVec most_u8(IntVec a, IntVec b) { return _mm512_max_epu8(a, b); }
+inline bool any_equal_8(IntVec a, IntVec b) { return _mm512_cmpeq_epi8_mask(a, b) != 0; }
 inline IntVec add_32(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
 inline IntVec sub_32(IntVec a, IntVec b) { return _mm512_sub_epi32(a, b); }
 inline IntVec pack_to_8(IntVec a, IntVec b) { return _mm512_packus_epi16(a, b); }
@@ -128,6 +130,10 @@ inline IntVec broadcast_part(__m128i v) { return _mm256_broadcastsi128_si256(v);
 inline IntVec and_vec(IntVec a, IntVec b) { return _mm256_and_si256(a, b); }
 inline IntVec shift_right_16(IntVec v, int count) { return _mm256_srli_epi16(v, count); }
 inline IntVec look_up(IntVec table, IntVec at) { return _mm256_shuffle_epi8(table, at); }
+inline IntVec most_u8(IntVec a, IntVec b) { return _mm256_max_epu8(a, b); }
+inline bool any_equal_8(IntVec a, IntVec b) {
+  return _mm256_movemask_epi8(_mm256_cmpeq_epi8(a, b)) != 0;
+}
 inline IntVec add_32(IntVec a, IntVec b) { return _mm256_add_epi32(a, b); }
 inline IntVec sub_32(IntVec a, IntVec b) { return _mm256_sub_epi32(a, b); }
 inline IntVec pack_to_8(IntVec a, IntVec b) { return _mm256_packus_epi16(a, b); }
