@@ -91,8 +91,8 @@ inline void decode_span(const Planes& w, int64_t row, int64_t begin, int64_t cou
   }
 }
 
-// Rows of x up to which mxfp8 weights are widened as they are used: AVX-512 widens them quicker than
-// it goes through a panel.
+// Rows of x up to which mxfp8 weights are widened as they are used: AVX-512 widens them quicker
+// than it goes through a panel.
 constexpr int64_t kMxfp8Rows = kVnni ? INT64_MAX : 6;
 constexpr int kDotW = 4;              // rows of a panel at a time
 constexpr int kDotX = kVnni ? 6 : 3;  // rows of x whose sums fill the registers beside them
