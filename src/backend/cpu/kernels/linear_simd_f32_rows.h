@@ -136,10 +136,10 @@ constexpr int kRowsW = 4;              // rows of weights at a time
 constexpr int kRowsX = kVnni ? 6 : 3;  // rows of x whose sums fill the registers beside them
 
 /// Rows [r0, r0 + kRowsW) of the weights times kX rows of x. The first of the passes over them asks
-/// for the rows after them.
+/// for the rows after them. Never inlined: in a larger function GCC spills the sums.
 template <class Row, int kX>
-void rows_tile(const Planes& w, const float* const* x, float* const* y, int64_t r0, int64_t row_end,
-               bool ahead) {
+[[gnu::noinline]] void rows_tile(const Planes& w, const float* const* x, float* const* y,
+                                 int64_t r0, int64_t row_end, bool ahead) {
   constexpr int64_t kLine = 64 / Row::kSize;  // columns of a cache line
   // One row of x leaves room for all sixteen lanes in AVX2's registers; more take them in turn.
   constexpr int kAtOnce = kX == 1 ? 16 / kLanes : 1;
