@@ -50,9 +50,9 @@ void run_case(const Options& options, Team& team, const Pages& memory, const Cas
   const int64_t copies =
       options.resident || c.count >= 64 ? 1 : std::max<int64_t>(1, memory.bytes() / stride);
   // Random E8M0 codes would make products subnormal, which no model's are.
-  std::vector<std::byte> powers(
-      c.format.is_micro() ? static_cast<size_t>(c.rows * c.format.scale_row_bytes(c.cols)) : 0);
-  for (size_t i = 0; i < powers.size(); ++i) powers[i] = static_cast<std::byte>(119 + i % 6);
+  const int64_t code_bytes = c.format.is_micro() ? c.rows * c.format.scale_row_bytes(c.cols) : 0;
+  std::vector<std::byte> codes(static_cast<size_t>(copies * code_bytes));
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::byte>(119 + i % 6);
   std::vector<MatrixView> views;
   for (int64_t i = 0; i < copies; ++i) {
     const std::byte* at = memory.data() + i * stride + 8;  // as a safetensors header leaves it
@@ -63,7 +63,7 @@ void run_case(const Options& options, Team& team, const Pages& memory, const Cas
     w.data = at;
     w.scales = at + c.rows * c.format.data_row_bytes(c.cols);
     w.biases = w.scales + c.rows * c.format.scale_row_bytes(c.cols);
-    if (!powers.empty()) w.scales = powers.data();
+    if (code_bytes != 0) w.scales = codes.data() + i * code_bytes;
     views.push_back(w);
   }
   const cpu::LinearKernels& kernels = cpu::linear_kernels(options.isa);

@@ -23,6 +23,10 @@ inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<co
 inline void store256(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 
+/// Asks for a line as far as the second level of the cache: the first has room for few lines that
+/// are still on their way, and waits when it is full.
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
 /// The planes of a weight as plain bytes and strides.
 struct Planes {
   const uint8_t* data;

@@ -94,11 +94,9 @@ inline void decode_span(const Planes& w, int64_t row, int64_t begin, int64_t cou
 // Rows of x up to which mxfp8 weights are widened as they are used: AVX-512 widens them quicker
 // than it goes through a panel.
 constexpr int64_t kMxfp8Rows = kVnni ? INT64_MAX : 6;
-constexpr int kDotW = 4;              // rows of a panel at a time
-constexpr int kDotX = kVnni ? 6 : 3;  // rows of x whose sums fill the registers beside them
-constexpr int64_t kDotCols = 1024;    // columns of a decoded panel
-constexpr int64_t kDotRows = 32;      // its rows
-constexpr int64_t kDotSlice = 48;     // rows of x whose lanes are kept between panels
+constexpr int64_t kDotCols = 1024;  // columns of a decoded panel
+constexpr int64_t kDotRows = 32;    // its rows
+constexpr int64_t kDotSlice = 48;   // rows of x whose lanes are kept between panels
 
 /// lanes[r * kDotSlice + i] += panel row r times row i of x, over `cols` columns, a multiple of 16.
 /// Lanes pass through in parts of one register, so that the sums, kX of x and one of the panel fill
@@ -138,8 +136,8 @@ inline void dot_rows(int live, const float* panel, int64_t rows, int64_t cols,
     if (live < kX) return dot_rows<kX - 1>(live, panel, rows, cols, x, first, lanes);
   }
   int64_t r = 0;
-  for (; r + kDotW <= rows; r += kDotW)
-    dot_tile<kDotW, kX>(panel + r * kDotCols, cols, x, first, lanes + r * kDotSlice * 16);
+  for (; r + kRowsW <= rows; r += kRowsW)
+    dot_tile<kRowsW, kX>(panel + r * kDotCols, cols, x, first, lanes + r * kDotSlice * 16);
   for (; r < rows; ++r)
     dot_tile<1, kX>(panel + r * kDotCols, cols, x, first, lanes + r * kDotSlice * 16);
 }
@@ -158,14 +156,14 @@ inline void blocked_f32(const Planes& w, const float* x, int64_t x_stride, const
       for (int64_t c0 = 0; c0 < w.cols; c0 += kDotCols) {
         const int64_t cols = smaller(kDotCols, w.cols - c0);
         for (int64_t r = 0; r < rows; ++r) decode_span(w, r0 + r, c0, cols, panel + r * kDotCols);
-        for (int64_t i = 0; i < slice; i += kDotX) {
-          const int live = static_cast<int>(smaller(kDotX, slice - i));
-          const float* in[kDotX];
+        for (int64_t i = 0; i < slice; i += kRowsX) {
+          const int live = static_cast<int>(smaller(kRowsX, slice - i));
+          const float* in[kRowsX];
           for (int k = 0; k < live; ++k) {
             const int64_t n = first + i + k;
             in[k] = x + (map.x_rows != nullptr ? map.x_rows[n] : n) * x_stride + c0;
           }
-          dot_rows<kDotX>(live, panel, rows, cols, in, c0 == 0, lanes + i * 16);
+          dot_rows<kRowsX>(live, panel, rows, cols, in, c0 == 0, lanes + i * 16);
         }
       }
       for (int64_t i = 0; i < slice; ++i) {

@@ -9,8 +9,6 @@
 namespace decant::cpu::detail {
 namespace {
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
-
 /// The sum of sixteen lanes: those 8, 4, 2 and 1 apart.
 inline float fold_lanes(const float* lanes) {
   const __m256 eight = _mm256_add_ps(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8));

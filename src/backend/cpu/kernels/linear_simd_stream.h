@@ -344,11 +344,9 @@ struct StreamStep {
 /// Bytes between what is worked on and what is asked for: enough for the latency of memory.
 constexpr int64_t kStreamAhead = 8 << 10;
 
-/// Asks for bytes [begin, end) of a plane, as far as the second level of the cache: the first has
-/// room for few lines that are still on their way, and waits when it is full.
+/// Asks for bytes [begin, end) of a plane.
 inline void prefetch(const uint8_t* plane, int64_t begin, int64_t end) {
-  for (int64_t at = begin; at < end; at += 64)
-    _mm_prefetch(reinterpret_cast<const char*>(plane + at), _MM_HINT_T1);
+  for (int64_t at = begin; at < end; at += 64) prefetch(plane + at);
 }
 
 template <int kCode, int kGroup, int kX>
